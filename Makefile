@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0
+# What a person wants done; every target runs inside the build root. The kernel reads Kbuild, never this file.
+
+SHELL := /bin/bash
+ENTER := tools/root/enter
+CARGO := $(ENTER) env -C tools cargo
+BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
+export SEMIASSIGN_CACHE ?= /var/cache/semiassign
+# T=name chooses scenarios; CMD='script' is what `make l1` runs.
+T ?=
+CMD ?=
+# As typed: make must not expand the shell's own dollars.
+export L1_SCRIPT := $(value CMD)
+
+.PHONY: help root modules bed l1 demo test check clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+root: ## make or complete the build root and the kernel tree in $SEMIASSIGN_CACHE (other targets do it by themselves)
+	@tools/root/make-root
+
+modules: root ## build semiassign.ko for the stock kernel; the checkout stays clean
+	@tools/root/build-module
+
+bed: root
+	@$(CARGO) build --release --quiet --bin bed
+
+l1: bed ## boot the host under test, run CMD='shell script' in it and pass its exit status on
+	@$(BED) l1 $${L1_SCRIPT:+--script "$$L1_SCRIPT"}
+
+demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, under traffic, and judge it
+	@$(BED) demo
+
+test: modules bed ## host-side tests, then the end-to-end scenarios; T=name chooses scenarios only
+	@tools/run-tests $(T)
+
+check: root ## rustfmt, clippy, shellcheck and licence lines
+	@$(ENTER) tools/run-checks
+
+clean: ## remove what was built, keep the root and its kernel tree
+	rm -rf $(SEMIASSIGN_CACHE)/build
+
+distclean: ## remove the whole cache folder
+	rm -rf --one-file-system $(SEMIASSIGN_CACHE)

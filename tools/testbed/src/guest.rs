@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The init of L2: a plain Linux guest with the stock igbvf, a TCP server, and an agent on its second serial port.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use nix::mount::{mount, MsFlags};
+use nix::sys::reboot::{reboot, RebootMode};
+use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
+use serde_json::{json, Value};
+
+use crate::host::GUEST_IP;
+use crate::stream;
+
+pub fn main() -> ! {
+    if let Err(error) = run() {
+        println!("bed: guest: {error:#}");
+    }
+    // Init must not return; the kernel would panic and hide the reason.
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn run() -> Result<()> {
+    let none: Option<&str> = None;
+    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), none).with_context(|| format!("cannot mount {at}"))?;
+    }
+    std::env::set_var("PATH", "/bin");
+    let options = fs::read_to_string("/proc/cmdline")?;
+    let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
+    sh("ip link set lo up");
+    if !options.contains("bed.nodriver") {
+        load_driver()?;
+        if let Some(mac) = option("bed.mac") {
+            sh(&format!("ip link set eth0 address {mac}"));
+        }
+        if let Some(mtu) = option("bed.mtu") {
+            sh(&format!("ip link set eth0 mtu {mtu}"));
+        }
+        sh(&format!("ip addr add {GUEST_IP}/24 dev eth0; ip link set eth0 up"));
+    }
+    stream::serve().context("cannot serve the stream")?;
+    println!("bed: guest is up");
+    agent()
+}
+
+fn load_driver() -> Result<()> {
+    for module in fs::read_to_string("/order")?.lines() {
+        sh(&format!("insmod {module}"));
+    }
+    Ok(())
+}
+
+/// One JSON object a line: `{"id":1,"sh":"ip link"}` is answered by `{"id":1,"rc":0,"out":"…"}`.
+/// A serial port survives what is done to the network, and its state migrates.
+fn agent() -> Result<()> {
+    let port = File::options().read(true).write(true).open("/dev/ttyS1").context("no second serial port")?;
+    let mut settings = tcgetattr(&port)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(&port, SetArg::TCSANOW, &settings)?;
+    let mut answers = port.try_clone()?;
+    let mut requests = BufReader::new(port);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        requests.read_until(b'\n', &mut line)?;
+        let Ok(request) = serde_json::from_slice::<Value>(&line) else { continue };
+        let answer = match request["sh"].as_str() {
+            Some("@reboot") => {
+                let _ = reboot(RebootMode::RB_AUTOBOOT);
+                continue;
+            }
+            Some(script) => {
+                let (rc, out) = sh(script);
+                json!({ "id": request["id"], "rc": rc, "out": out })
+            }
+            None => json!({ "id": request["id"], "rc": -1, "out": "no command" }),
+        };
+        answers.write_all(format!("{answer}\n").as_bytes())?;
+    }
+}
+
+fn sh(script: &str) -> (i32, String) {
+    match Command::new("/bin/busybox").args(["sh", "-c", script]).stdin(Stdio::null()).output() {
+        Ok(output) => {
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+        }
+        Err(error) => (-1, error.to_string()),
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+//! L2, the guest: stock QEMU started as a user would, with one VF, watched over QMP and the guest's agent.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+
+use crate::agent::Agent;
+use crate::clock::wait_for;
+use crate::job::SHARE;
+use crate::l1::IMAGES;
+use crate::qmp::Qmp;
+
+pub const RAM_MIB: u64 = 256;
+pub const RAM_PAGES: u64 = RAM_MIB * 256;
+/// A guest boots in 13 to 20 s on two idle cores under TCG.
+const BOOT_LIMIT: Duration = Duration::from_secs(150);
+
+#[derive(Clone)]
+pub struct Options {
+    /// Waits for a migration instead of booting.
+    pub incoming: bool,
+    /// A guest's reboot reboots it; otherwise it ends QEMU.
+    pub reboots: bool,
+    /// The VF's driver can migrate it; plain vfio-pci cannot.
+    pub migratable: bool,
+    /// Words for the guest's init, `bed.…`.
+    pub words: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { incoming: false, reboots: false, migratable: true, words: String::new() }
+    }
+}
+
+pub struct L2 {
+    pub name: String,
+    pub vf: String,
+    pub qmp: Qmp,
+    pub agent: Agent,
+    folder: PathBuf,
+    process: Child,
+}
+
+impl L2 {
+    /// Starts QEMU. Its files lie in L1's memory while it runs: a console that waits for 9p would slow the guest down.
+    pub fn start(folder: &Path, name: &str, vf: &str, options: &Options) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let file = |what: &str| folder.join(format!("{name}-{what}"));
+        let (control, agent) = (file("qmp.sock"), file("agent.sock"));
+        let mut device = format!("vfio-pci,host={vf},id=vf0,addr=2");
+        if options.migratable {
+            device.push_str(",enable-migration=on,migration-events=on");
+        }
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host", "-smp", "1", "-nodefaults", "-nographic"])
+            .args(["-m", &RAM_MIB.to_string(), "-name", name, "-msg", "timestamp=on"])
+            .args(["-kernel", &format!("{IMAGES}/vmlinuz"), "-initrd", &format!("{SHARE}/l2.cpio")])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", options.words)])
+            .args(["-serial", &format!("file:{}", file("console.log").display())])
+            .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", agent.display()), "-serial", "chardev:agent"])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", control.display())])
+            .args(["-device", &device])
+            .args(["-D", &file("trace.log").display().to_string()]);
+        for event in ["migration_bitmap_sync_end", "vfio_migration_set_state", "vmstate_downtime_checkpoint", "vfio_save_complete_precopy"]
+        {
+            qemu.args(["-trace", event]);
+        }
+        if !options.reboots {
+            qemu.arg("-no-reboot");
+        }
+        if options.incoming {
+            qemu.args(["-incoming", "defer"]);
+        }
+        let errors = file("qemu.log");
+        let process = qemu
+            .stdin(Stdio::null())
+            .stdout(File::create(file("stdout.log"))?)
+            .stderr(File::create(&errors)?)
+            .spawn()
+            .context("cannot start the guest's QEMU")?;
+        let mut process = Some(process);
+        let connected = wait_for("QEMU's monitor", Duration::from_secs(60), || {
+            if let Some(status) = process.as_mut().and_then(|p| p.try_wait().transpose()).transpose()? {
+                bail!("{name}: QEMU ended with {status}: {}", fs::read_to_string(&errors).unwrap_or_default().trim());
+            }
+            Ok(Qmp::connect(&control).ok())
+        });
+        let process = process.take().context("no process")?;
+        match connected {
+            Ok(qmp) => {
+                Ok(Self { name: name.to_owned(), vf: vf.to_owned(), qmp, agent: Agent::new(&agent), folder: folder.to_owned(), process })
+            }
+            Err(error) => {
+                end(process);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn wait_booted(&mut self) -> Result<()> {
+        self.agent.wait_ready(BOOT_LIMIT).with_context(|| format!("{}: {}", self.name, self.last_words()))
+    }
+
+    pub fn cmd(&mut self, command: &str) -> Result<Value> {
+        self.qmp.execute(command, json!({}))
+    }
+
+    pub fn cmd_with(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.qmp.execute(command, arguments)
+    }
+
+    pub fn file(&self, what: &str) -> PathBuf {
+        self.folder.join(format!("{}-{what}", self.name))
+    }
+
+    /// What QEMU said last, for an error message.
+    pub fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.file("qemu.log")).unwrap_or_default();
+        text.lines().last().unwrap_or("QEMU said nothing").to_owned()
+    }
+
+    /// Ends QEMU and waits, so that its VF is free for the next one.
+    pub fn quit(mut self) -> Result<()> {
+        let _ = self.cmd("quit");
+        wait_for("QEMU to end", Duration::from_secs(60), || Ok(self.process.try_wait()?))?;
+        Ok(())
+    }
+
+    /// SIGKILL, as the OOM killer would.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for L2 {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn end(mut process: Child) {
+    let _ = process.kill();
+    let _ = process.wait();
+}

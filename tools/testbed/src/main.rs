@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+//! One program in three places: in the build root it boots L1, in L1 it is the init that runs scenarios, in L2 it is the guest.
+
+mod agent;
+mod clock;
+mod command;
+mod guest;
+mod host;
+mod inside;
+mod job;
+mod l1;
+mod l2;
+mod migration;
+mod namespace;
+mod ping;
+mod qmp;
+mod scenario;
+mod status;
+mod stream;
+mod suite;
+mod timeline;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "bed", about = "The test bed of semiassign")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot L1, run a shell script in it and pass its exit status on
+    L1 {
+        /// The script; without one, show what L1 has
+        #[arg(long, default_value = "uname -r; ip -br link; lspci | grep -i ethernet")]
+        script: String,
+        /// Give up after this many seconds
+        #[arg(long, default_value_t = 600)]
+        timeout: u64,
+    },
+    /// The main job: migrate a guest between VFs of two PFs under traffic and judge it
+    Demo,
+    /// Run the end-to-end scenarios, or those whose name contains NAME
+    Test { name: Option<String> },
+    /// List the end-to-end scenarios
+    List,
+    /// The init of L1
+    #[command(hide = true)]
+    Inside,
+}
+
+fn main() -> ExitCode {
+    // As /init of L2 there is nobody to pass arguments.
+    if std::env::args().next().as_deref() == Some("/init") {
+        guest::main();
+    }
+    let run = || -> Result<bool> {
+        match Cli::parse().command {
+            Command::L1 { script, timeout } => l1::run_script(&script, timeout),
+            Command::Demo => suite::demo(),
+            Command::Test { name } => suite::test(name.as_deref()),
+            Command::List => {
+                scenario::ALL.iter().for_each(|s| println!("{:34} {}", s.name, s.about));
+                Ok(true)
+            }
+            Command::Inside => inside::main(),
+        }
+    };
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

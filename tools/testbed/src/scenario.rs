@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The end-to-end scenarios: a table, and the running of some of them in one L1.
+
+mod basic;
+mod bed;
+mod demo;
+mod interruptions;
+mod network;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::host::Host;
+use crate::job::{self, Outcome, Verdict};
+use bed::Bed;
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    run: fn(&Bed) -> Result<()>,
+}
+
+macro_rules! scenarios {
+    ($($module:ident::$name:ident: $about:literal,)*) => {
+        &[$(Scenario { name: stringify!($name), about: $about, run: $module::$name }),*]
+    };
+}
+
+pub const ALL: &[Scenario] = scenarios! {
+    basic::assigned_without_us: "the bed itself: a guest with a VF on plain vfio-pci answers",
+    basic::migrate_and_back: "A to B and back to A under pings and a TCP stream",
+    basic::interface_down: "the guest has its interface down while it migrates",
+    basic::driver_never_loaded: "the guest never touched the VF",
+    interruptions::cancel_in_precopy: "a cancelled migration leaves the guest assigned on the source",
+    interruptions::guest_reboot_ends_precopy: "a reboot in pre-copy ends the migration, cleanly",
+    interruptions::stop_cont_under_traffic: "stop and cont lose no data",
+    interruptions::stop_cont_during_migration: "rule 2: emulated until the saving file is closed",
+    interruptions::close_while_emulated: "rule 10: QEMU killed in pre-copy, the VF is usable afterwards",
+    network::mac_pinned_same_on_both: "both administrators pinned the same MAC",
+    network::mac_unpinned: "the MAC is the guest's own choice",
+    network::mac_pinned_differently_is_refused: "the destination refuses, the source's guest is unharmed",
+    network::vlan_100_survives: "a VLAN set in the guest works after the migration",
+    network::jumbo_frames: "frames of 8 KiB before and after",
+};
+
+const DEMO: Scenario = Scenario { name: "demo", about: "", run: demo::demo };
+
+/// Runs scenarios in this L1 until one fails: after a failure the machine is no fair ground for the next.
+pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
+    let host = Host::boot()?;
+    let mut outcome = Outcome::default();
+    for name in names {
+        let scenario = std::iter::once(&DEMO).chain(ALL).find(|s| s.name == name).with_context(|| format!("no scenario {name}"))?;
+        println!("@progress {name}");
+        let start = Instant::now();
+        let bed = Bed::new(&host, name);
+        let result = bed.check_kernel_after((scenario.run)(&bed));
+        bed.save_logs(&share.join("logs").join(name));
+        drop(bed);
+        let failure = result.err().map(|error| format!("{error:#}"));
+        let failed = failure.is_some();
+        outcome.verdicts.push(Verdict { name: name.clone(), failure, seconds: start.elapsed().as_secs_f64() });
+        outcome.finished = outcome.verdicts.len() == names.len();
+        job::save(&job::outcome_file(share), &outcome)?;
+        if name != "demo" {
+            let last = &outcome.verdicts[outcome.verdicts.len() - 1];
+            match &last.failure {
+                None => println!("test {name} ... ok ({:.1} s)", last.seconds),
+                Some(why) => println!("test {name} ... FAILED ({:.1} s)\n    {why}", last.seconds),
+            }
+        }
+        if failed {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Migrations that are interrupted, and guests that are paused.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Result};
+
+use super::bed::{require_assigned, require_ping, wait_precopy, Bed, Traffic, SOON};
+use crate::clock::wait_for;
+use crate::host::GUEST_IP;
+use crate::l2::{Options, L2};
+use crate::migration;
+use crate::status::{self, Status};
+
+/// A guest under traffic on A, in a pre-copy that will not end by itself.
+fn in_precopy(bed: &Bed, options: &Options) -> Result<(L2, L2, Traffic)> {
+    let vfs = bed.pinned_vfs()?;
+    let mut source = bed.source(&vfs.a, options)?;
+    let traffic = Traffic::start()?;
+    let mut destination = bed.destination_named("destination", &vfs.b, options)?;
+    migration::slow_down(&mut source)?;
+    let uri = migration::connect(&mut source, &mut destination)?;
+    migration::start(&mut source, &uri)?;
+    wait_precopy(&mut source)?;
+    // Works while emulated: the relay carries it.
+    traffic.require()?;
+    Ok((source, destination, traffic))
+}
+
+pub fn cancel_in_precopy(bed: &Bed) -> Result<()> {
+    let (mut source, destination, traffic) = in_precopy(bed, &Options::default())?;
+    let relayed = Status::read(&source.vf)?;
+    ensure!(relayed.number("tx_frames")? > 0 && relayed.number("rx_frames")? > 0, "traffic went on, but not through the relay");
+    source.cmd("migrate_cancel")?;
+    let report = migration::wait(&mut source)?;
+    ensure!(report.status == "cancelled", "migration {}: {}", report.status, report.error);
+    require_assigned(&source.vf)?;
+    drop(destination);
+    traffic.require()?;
+    traffic.finish().map(drop)
+}
+
+pub fn guest_reboot_ends_precopy(bed: &Bed) -> Result<()> {
+    let (mut source, destination, traffic) = in_precopy(bed, &Options { reboots: true, ..Options::default() })?;
+    drop(traffic);
+    source.agent.tell("@reboot")?;
+    let report = migration::wait(&mut source)?;
+    ensure!(report.status == "failed", "migration {} although the guest rebooted", report.status);
+    drop(destination);
+    source.wait_booted()?;
+    require_ping(GUEST_IP, 56)?;
+    require_assigned(&source.vf).map(drop)
+}
+
+pub fn stop_cont_under_traffic(bed: &Bed) -> Result<()> {
+    let vfs = bed.pinned_vfs()?;
+    let mut source = bed.source(&vfs.a, &Options::default())?;
+    let traffic = Traffic::start()?;
+    for _ in 0..5 {
+        source.cmd("stop")?;
+        wait_for("the device to stop", SOON, || Ok((Status::read(&vfs.a)?.state() == "stop").then_some(())))?;
+        source.cmd("cont")?;
+        traffic.require()?;
+        require_assigned(&vfs.a)?;
+    }
+    traffic.finish().map(drop)
+}
+
+pub fn stop_cont_during_migration(bed: &Bed) -> Result<()> {
+    let (mut source, destination, traffic) = in_precopy(bed, &Options::default())?;
+    source.cmd("stop")?;
+    source.cmd("cont")?;
+    traffic.require()?;
+    // QEMU still holds the saving file, and its dirty scope would not see direct DMA: rule 2.
+    if migration::status(&mut source)? == "active" {
+        let status = Status::read(&source.vf)?;
+        ensure!(status.mode() == "emulated", "{} while the saving file is open", status.mode());
+    }
+    source.cmd("migrate_cancel")?;
+    let report = migration::wait(&mut source)?;
+    ensure!(report.status != "completed", "a cancelled migration completed");
+    drop(destination);
+    require_assigned(&source.vf)?;
+    traffic.require()?;
+    traffic.finish().map(drop)
+}
+
+pub fn close_while_emulated(bed: &Bed) -> Result<()> {
+    let (source, destination, traffic) = in_precopy(bed, &Options::default())?;
+    let vf = source.vf.clone();
+    drop(traffic);
+    source.kill()?;
+    drop(destination);
+    status::wait_mode(&vf, "assigned", Duration::from_secs(10))?;
+    let again = L2::start(&bed.folder, "again", &vf, &Options::default()).and_then(|mut guest| guest.wait_booted().map(|()| guest))?;
+    require_ping(GUEST_IP, 56)?;
+    again.quit()
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The two things a user asks for, seen from L0: the demo, and the end-to-end scenarios over as few boots of L1 as is fair.
+
+use std::time::Duration;
+
+use anyhow::{bail, Result};
+
+use crate::job::{Job, Verdict};
+use crate::l1::{boot, host_path};
+use crate::scenario;
+
+/// Per scenario, with room for a machine that does other things too.
+const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
+
+pub fn demo() -> Result<bool> {
+    let run = boot("demo", &Job::Demo, Duration::from_secs(400))?;
+    let logs = host_path(&run.folder);
+    let failure = match run.outcome.verdicts.first() {
+        None => Some("L1 ended without a verdict".to_owned()),
+        Some(verdict) => verdict.failure.clone(),
+    };
+    match failure.or_else(|| run.fatal.first().cloned()) {
+        None => println!("demo: passed; logs: {logs}"),
+        Some(why) => {
+            println!("demo: FAILED: {why}\ndemo: logs of L1 and the guests: {logs}");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Runs the scenarios; L1 is booted anew only after a failure.
+pub fn test(name: Option<&str>) -> Result<bool> {
+    let mut left: Vec<String> =
+        scenario::ALL.iter().map(|s| s.name.to_owned()).filter(|n| name.is_none_or(|wanted| n.contains(wanted))).collect();
+    if left.is_empty() {
+        bail!("no scenario is called {:?}; `bed list` shows them", name.unwrap_or(""));
+    }
+    let mut verdicts: Vec<(Verdict, String)> = Vec::new();
+    for number in 1.. {
+        if left.is_empty() {
+            break;
+        }
+        println!("bed: {} scenario(s) to go, booting L1", left.len());
+        let run = boot(&format!("test-{number}"), &Job::Scenarios(left.clone()), SCENARIO_LIMIT * left.len() as u32)?;
+        let logs = host_path(&run.folder);
+        let done = run.outcome.verdicts.len();
+        for verdict in run.outcome.verdicts {
+            verdicts.push((verdict, logs.clone()));
+        }
+        left.drain(..done);
+        // L1 died in the middle of a scenario: that one has failed, or it would be tried for ever.
+        if !run.outcome.finished && verdicts.last().is_none_or(|(v, _)| v.failure.is_none()) && !left.is_empty() {
+            let why = run.fatal.first().cloned().unwrap_or_else(|| "L1 ended or hung in it".into());
+            println!("test {} ... FAILED\n    {why}", left[0]);
+            verdicts.push((Verdict { name: left.remove(0), failure: Some(why), seconds: 0.0 }, logs));
+        }
+    }
+    let failed: Vec<_> = verdicts.iter().filter(|(v, _)| v.failure.is_some()).collect();
+    for (verdict, logs) in &failed {
+        println!(
+            "failed: {}: {}\n        logs: {logs}/logs/{} and {logs}/l1-console.log",
+            verdict.name,
+            verdict.failure.as_deref().unwrap_or(""),
+            verdict.name
+        );
+    }
+    println!("{} passed, {} failed", verdicts.len() - failed.len(), failed.len());
+    Ok(failed.is_empty())
+}
