@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The arcs of the migration protocol.
+
+use crate::capture::Mode;
+use crate::lend::RealVf;
+use crate::session::Session;
+use crate::status::elapsed_ns;
+use crate::vf::{Inner, Vf};
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::time::Instant;
+use vfio::migration::{walk, State};
+use vfio::Device;
+
+/// Frames that are served at once when a device resumes, before anything else.
+const RESUME_BUDGET: u32 = 64;
+
+/// Pages to try to pin, because some guest has memory there: the start of RAM, above the legacy hole, and
+/// above 4 GiB.
+const PIN_CANDIDATES: [u64; 3] = [0, 1 << 20, 4 << 30];
+
+impl Inner {
+    /// Moves to `to`.
+    ///
+    /// # Errors
+    ///
+    /// The state is then the last one that was reached.
+    pub(crate) fn set_state(&mut self, dev: &Device<Vf>, to: State) -> Result<Option<ARef<File>>> {
+        let mut state = self.state;
+        let result = walk(dev, &mut state, to, |from, to| {
+            let file = self.step(dev, from, to).inspect_err(|e| {
+                dev_warn!(dev.as_dev(), "semiassign: {} -> {} failed: {:?}\n", from.name(), to.name(), e);
+            })?;
+            self.state = to;
+            Ok(file)
+        });
+        if result.is_ok() {
+            self.settle(dev);
+        }
+        result
+    }
+
+    fn step(&mut self, dev: &Device<Vf>, from: State, to: State) -> Result<Option<ARef<File>>> {
+        use State::*;
+
+        match (from, to) {
+            (Running, PreCopy) => self.running_to_pre_copy(dev).map(Some),
+            (RunningP2p, PreCopyP2p) => self.running_p2p_to_pre_copy_p2p(dev).map(Some),
+            (PreCopy, Running) | (PreCopyP2p, RunningP2p) => {
+                // The file stays, and with it the mode, until its user has closed it.
+                self.session = Session::None;
+                Ok(None)
+            }
+            (Running, RunningP2p) | (PreCopy, PreCopyP2p) => self.quiet(dev),
+            (RunningP2p, Running) | (PreCopyP2p, PreCopy) => self.resume(dev),
+            (RunningP2p, Stop) | (Stop, RunningP2p) => Ok(None),
+            (PreCopyP2p, StopCopy) => self.pre_copy_p2p_to_stop_copy(dev),
+            (Stop, StopCopy) => self.stop_to_stop_copy(dev).map(Some),
+            (StopCopy, Stop) => {
+                self.session = Session::None;
+                Ok(None)
+            }
+            (Stop, Resuming) => self.stop_to_resuming(dev).map(Some),
+            (Resuming, Stop) => self.resuming_to_stop(dev),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// From here no write of the device to guest memory goes unseen.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the VF cannot migrate, or what capture returned.
+    pub(crate) fn begin_tracking(&mut self, dev: &Device<Vf>) -> Result {
+        self.check_capture(dev)?;
+        let run = matches!(self.state, State::Running | State::PreCopy);
+        self.capture(dev, run)?;
+        if self.stats.pinned == 0 {
+            if PIN_CANDIDATES.iter().any(|iova| dev.narrow_dirty_scope(*iova).is_ok()) {
+                self.stats.pinned = 1;
+            } else {
+                dev_info!(dev.as_dev(), "semiassign: no page to pin: all memory is reported dirty\n");
+            }
+        }
+        Ok(())
+    }
+
+    fn running_to_pre_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        self.begin_tracking(dev)?;
+        let file = self.open_saving(dev)?;
+        self.stats.precopy_at_ns = self.stats.now_ns();
+        Ok(file)
+    }
+
+    fn running_p2p_to_pre_copy_p2p(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        self.begin_tracking(dev)?;
+        self.open_saving(dev)
+    }
+
+    /// Stops all DMA. A VF with live rings is captured for that: frames that arrive are held, not lost.
+    fn quiet(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
+        let since = Instant::now();
+        if matches!(self.mode, Mode::Assigned) && self.adapter.is_active(&mut RealVf(dev)) {
+            self.capture(dev, false)?;
+        }
+        self.halt(dev)?;
+        self.stats.stop_ns = elapsed_ns(since);
+        Ok(None)
+    }
+
+    /// Starts DMA again, the frames that were held first.
+    fn resume(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
+        let since = Instant::now();
+        let loaded = core::mem::take(&mut self.stats.loaded);
+        self.run(dev);
+        if loaded {
+            self.with_io(dev, |adapter, io| adapter.announce(io));
+        }
+        if let Mode::Emulated(_) = self.mode {
+            let _ = self.poll(dev, RESUME_BUDGET);
+            self.adapter.raise_all(&mut RealVf(dev));
+        }
+        self.stats.resume_ns = elapsed_ns(since);
+        Ok(None)
+    }
+
+    fn pre_copy_p2p_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
+        self.finish_saving(dev)?;
+        Ok(None)
+    }
+
+    fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        // A paused VM: should it run again, it runs emulated until the file is gone.
+        self.begin_tracking(dev)?;
+        let file = self.open_saving(dev)?;
+        self.finish_saving(dev)?;
+        Ok(file)
+    }
+
+    fn stop_to_resuming(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        self.check_capture(dev)?;
+        self.capture(dev, false)?;
+        self.open_resuming(dev)
+    }
+
+    fn resuming_to_stop(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
+        let complete = matches!(&self.session, Session::Resuming(r) if r.is_complete());
+        if !complete {
+            dev_warn!(dev.as_dev(), "semiassign: the image did not arrive whole\n");
+            return Err(EINVAL);
+        }
+        self.session = Session::None;
+        self.stats.loaded = true;
+        Ok(None)
+    }
+}

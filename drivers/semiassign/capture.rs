@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Capture and release.
+//!
+//! The order of every step matters: never is a domain attached while a queue that belongs to the other one
+//! may be enabled, and never does the guest reach a register that is being moved.
+
+use crate::lend::{Guest, LockedVf, Mirror, RamPages, RealVf};
+use crate::relay::Relay;
+use crate::status::elapsed_ns;
+use crate::vf::{Inner, Vf};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::time::Instant;
+use model::adapter::{Io, Progress, Stuck};
+use vfio::iommu::{AttachError, Private};
+use vfio::memory::Pages;
+use vfio::migration::State;
+use vfio::worker::Worker;
+use vfio::Device;
+
+/// Who serves the guest's rings.
+pub(crate) enum Mode {
+    /// The hardware.
+    Assigned,
+    /// We do.
+    Emulated(Emulated),
+    /// Nobody: no domain could be attached, or the hardware does not stop. The VF can reach no memory of the
+    /// guest; what it may still reach of ours is kept until it is closed.
+    Dead(Option<Emulated>),
+}
+
+impl Mode {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Emulated(_) => "emulated",
+            Self::Dead(_) => "dead",
+        }
+    }
+}
+
+/// What only a captured VF has.
+pub(crate) struct Emulated {
+    pub(crate) private: Private<Vf>,
+    pub(crate) pages: Arc<Pages<Vf>>,
+    /// Whether the mirror rings move frames.
+    pub(crate) running: bool,
+}
+
+impl Inner {
+    /// Whether the VF can be captured.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` or `EIO`; the reason was logged.
+    pub(crate) fn check_capture(&self, dev: &Device<Vf>) -> Result {
+        let vf = dev.data().get_ref();
+        let refusal = match self.mode {
+            Mode::Dead(_) => Err("the VF is dead until it is closed"),
+            _ if vf.trapped_page_is_mapped() => Err("its control page was mapped by the user"),
+            Mode::Emulated(_) => Ok(()),
+            Mode::Assigned => Private::check(dev),
+        };
+        let refusal = refusal.and_then(|()| match &self.mode {
+            Mode::Emulated(e) => self.adapter.check_migratable(&mut RamPages(&e.pages)),
+            _ => self.adapter.check_migratable(&mut RealVf(dev)),
+        });
+        refusal.map_err(|reason| {
+            dev_warn!(dev.as_dev(), "semiassign: cannot migrate: {}\n", reason);
+            EOPNOTSUPP
+        })
+    }
+
+    /// Assigned → emulated. Frames move at once if `run`.
+    ///
+    /// # Errors
+    ///
+    /// The VF is assigned as before, or dead.
+    pub(crate) fn capture(&mut self, dev: &Device<Vf>, run: bool) -> Result {
+        match self.mode {
+            Mode::Emulated(_) => return Ok(()),
+            Mode::Dead(_) => return Err(EIO),
+            Mode::Assigned => (),
+        }
+        let since = Instant::now();
+        // All that can fail for want of memory fails before the guest notices anything.
+        let (private, pages) = self.allocate(dev).inspect_err(|e| {
+            dev_warn!(dev.as_dev(), "semiassign: cannot capture: {:?}\n", e);
+        })?;
+        self.take_over(dev, private, pages)?;
+        if run {
+            self.run(dev);
+        }
+        self.stats.captures += 1;
+        self.stats.capture_ns = elapsed_ns(since);
+        self.stats.captured_at_ns = self.stats.now_ns();
+        dev_info!(dev.as_dev(), "semiassign: captured in {} us\n", self.stats.capture_ns / 1000);
+        Ok(())
+    }
+
+    fn allocate(&mut self, dev: &Device<Vf>) -> Result<(Private<Vf>, Arc<Pages<Vf>>)> {
+        let layout = dev.data().get_ref().layout();
+        let private = Private::new(dev, layout.mirror_bytes)?;
+        let (start, end) = layout.substituted;
+        let pages = Arc::new(Pages::new(dev, start.into(), end.into())?, GFP_KERNEL)?;
+        if self.worker.is_none() {
+            let relay = Arc::new(Relay::new(dev), GFP_KERNEL)?;
+            self.worker = Some(Worker::new(c"semiassign", relay)?);
+        }
+        Ok((private, pages))
+    }
+
+    /// Moves the guest's ring registers to RAM, stops the hardware and swaps the domain.
+    fn take_over(&mut self, dev: &Device<Vf>, mut private: Private<Vf>, pages: Arc<Pages<Vf>>) -> Result {
+        let (start, end) = dev.data().get_ref().layout().substituted;
+        {
+            let memory = dev.memory();
+            let mut shown = dev.data().get_ref().shown.lock();
+            dev.zap(start.into(), end.into());
+            self.adapter.snapshot(&mut LockedVf(&memory), &mut RamPages(&pages));
+            *shown = Some(pages.clone());
+        }
+        // The guest writes to RAM now; the hardware still works off what it was told before.
+        if self.adapter.quiesce(&mut RealVf(dev), &mut RamPages(&pages)).is_err() {
+            let parts = Emulated { private, pages, running: false };
+            return Err(self.force_off(dev, "a queue does not stop", Some(parts)));
+        }
+        match private.attach() {
+            Ok(()) => {
+                self.mode = Mode::Emulated(Emulated { private, pages, running: false });
+                Ok(())
+            }
+            Err(AttachError::Undone(e)) => {
+                dev_warn!(dev.as_dev(), "semiassign: cannot capture: no private domain: {:?}\n", e);
+                if self.show_hardware(dev, &pages).is_err() {
+                    let parts = Emulated { private, pages, running: false };
+                    return Err(self.force_off(dev, "it does not take its rings back", Some(parts)));
+                }
+                self.adapter.raise_all(&mut RealVf(dev));
+                Err(e)
+            }
+            Err(AttachError::Blocked(_)) => {
+                let parts = Emulated { private, pages, running: false };
+                Err(self.force_off(dev, "no IOMMU domain can be attached", Some(parts)))
+            }
+        }
+    }
+
+    /// Gives the guest's rings back to the hardware and shows it its pages; the user's domain is attached.
+    fn show_hardware(&mut self, dev: &Device<Vf>, pages: &Pages<Vf>) -> Result<(), Stuck> {
+        let (start, end) = dev.data().get_ref().layout().substituted;
+        let memory = dev.memory();
+        let mut shown = dev.data().get_ref().shown.lock();
+        // From here the guest waits in its fault, so that no store to a tail is lost.
+        dev.zap(start.into(), end.into());
+        self.adapter.hand_back(&mut LockedVf(&memory), &mut RamPages(pages))?;
+        *shown = None;
+        Ok(())
+    }
+
+    /// Emulated → assigned.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN`: the VF is still emulated. `EIO`: it is dead.
+    pub(crate) fn release(&mut self, dev: &Device<Vf>) -> Result {
+        if !matches!(self.mode, Mode::Emulated(_)) {
+            return Ok(());
+        }
+        let since = Instant::now();
+        if self.is_tracking() {
+            self.stats.direct_while_tracking += 1;
+        }
+        self.halt(dev)?;
+        let Mode::Emulated(mut emulated) = core::mem::replace(&mut self.mode, Mode::Dead(None)) else {
+            return Ok(());
+        };
+        if self.adapter.queues_off(&mut RealVf(dev)).is_err() {
+            return Err(self.force_off(dev, "a queue does not stop", Some(emulated)));
+        }
+        if emulated.private.detach().is_err() {
+            return Err(self.force_off(dev, "the domain of its user cannot be attached", Some(emulated)));
+        }
+        if self.show_hardware(dev, &emulated.pages).is_err() {
+            // The hardware refuses a head: serve the guest on, until it sets its rings up anew.
+            if emulated.private.attach().is_err() {
+                return Err(self.force_off(dev, "no IOMMU domain can be attached", Some(emulated)));
+            }
+            self.mode = Mode::Emulated(emulated);
+            self.run(dev);
+            return Err(EAGAIN);
+        }
+        self.mode = Mode::Assigned;
+        drop(emulated);
+        self.adapter.raise_all(&mut RealVf(dev));
+        self.stats.releases += 1;
+        self.stats.release_ns = elapsed_ns(since);
+        dev_info!(dev.as_dev(), "semiassign: released in {} us\n", self.stats.release_ns / 1000);
+        Ok(())
+    }
+
+    /// Releases the VF if it runs and nobody can be tracking; otherwise, or if that is not possible now,
+    /// the worker tries again.
+    pub(crate) fn settle(&mut self, dev: &Device<Vf>) {
+        let emulated = matches!(&self.mode, Mode::Emulated(e) if e.running);
+        if !emulated || self.state != State::Running || self.is_tracking() {
+            return;
+        }
+        if self.adapter.held() > 0 && self.stats.release_tries < HELD_TRIES {
+            // Frames wait for the guest to post buffers; the hardware could not deliver them.
+            self.stats.release_tries += 1;
+            return;
+        }
+        self.stats.release_tries = 0;
+        if self.adapter.held() > 0 {
+            self.adapter.drop_held();
+        }
+        if let Err(e) = self.release(dev) {
+            dev_dbg!(dev.as_dev(), "semiassign: not released: {:?}\n", e);
+        }
+    }
+
+    /// Lends everything to `f`, if the VF is captured.
+    pub(crate) fn with_io<R>(
+        &mut self,
+        dev: &Device<Vf>,
+        f: impl FnOnce(&mut dyn model::adapter::Adapter, &mut Io<'_>) -> R,
+    ) -> Option<R> {
+        let Self { adapter, mode, log, stats, .. } = self;
+        let Mode::Emulated(emulated) = mode else { return None };
+        let area = emulated.private.area()?;
+        let mut io = Io {
+            hw: &mut RealVf(dev),
+            page: &mut RamPages(&emulated.pages),
+            mem: &mut Guest { dev, area, log: log.as_mut(), pages_written: &mut stats.dirty_pages },
+            mirror: &mut Mirror(area),
+        };
+        Some(f(&mut **adapter, &mut io))
+    }
+
+    /// Starts the mirror rings.
+    pub(crate) fn run(&mut self, dev: &Device<Vf>) {
+        if matches!(&self.mode, Mode::Emulated(e) if !e.running) {
+            self.with_io(dev, |adapter, io| adapter.start(io));
+            if let Mode::Emulated(e) = &mut self.mode {
+                e.running = true;
+            }
+            if let Some(worker) = &self.worker {
+                worker.wake();
+            }
+        }
+    }
+
+    /// Stops the mirror rings: afterwards nothing moves.
+    ///
+    /// # Errors
+    ///
+    /// `EIO`: the hardware does not stop, the VF is dead.
+    pub(crate) fn halt(&mut self, dev: &Device<Vf>) -> Result {
+        if !matches!(&self.mode, Mode::Emulated(e) if e.running) {
+            return Ok(());
+        }
+        let stopped = self.with_io(dev, |adapter, io| adapter.stop(io));
+        if let Mode::Emulated(e) = &mut self.mode {
+            e.running = false;
+        }
+        match stopped {
+            Some(Err(Stuck)) => {
+                let parts = match core::mem::replace(&mut self.mode, Mode::Dead(None)) {
+                    Mode::Emulated(e) => Some(e),
+                    _ => None,
+                };
+                Err(self.force_off(dev, "a queue does not stop", parts))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One turn of the worker; `None` if there is nothing to do until it is woken.
+    pub(crate) fn poll(&mut self, dev: &Device<Vf>, budget: u32) -> Option<Progress> {
+        if matches!(&self.mode, Mode::Emulated(e) if e.running) {
+            self.with_io(dev, |adapter, io| adapter.poll(io, budget))
+        } else {
+            None
+        }
+    }
+
+    /// The last resort: no bus mastering, reset, dead until closed. What the device may still reach stays
+    /// allocated and attached, and the guest's stores go to RAM.
+    fn force_off(&mut self, dev: &Device<Vf>, reason: &str, parts: Option<Emulated>) -> Error {
+        dev_err!(dev.as_dev(), "semiassign: {}: resetting the VF, it is dead until closed\n", reason);
+        dev.clear_master();
+        let _ = dev.flr();
+        self.mode = Mode::Dead(parts);
+        EIO
+    }
+
+    /// The user is gone: everything back as it was at open, nothing of the guest's is kept.
+    pub(crate) fn abandon(&mut self, dev: &Device<Vf>) {
+        let (start, end) = dev.data().get_ref().layout().substituted;
+        {
+            let mut shown = dev.data().get_ref().shown.lock();
+            *shown = None;
+            dev.zap(start.into(), end.into());
+        }
+        if self.adapter.queues_off(&mut RealVf(dev)).is_err() {
+            let _ = dev.flr();
+        }
+        dev.clear_master();
+        let parts = match core::mem::replace(&mut self.mode, Mode::Assigned) {
+            Mode::Emulated(parts) | Mode::Dead(Some(parts)) => Some(parts),
+            Mode::Assigned | Mode::Dead(None) => None,
+        };
+        if let Some(mut parts) = parts {
+            if parts.private.detach().is_err() {
+                dev_err!(dev.as_dev(), "semiassign: the domain of its user cannot be attached: blocked\n");
+                // Reset before the mirror is freed: no domain is attached, but nothing is left to chance.
+                let _ = dev.flr();
+            }
+        }
+        self.adapter.drop_held();
+    }
+}
+
+/// Turns of the worker that held frames wait for buffers of the guest before a release drops them.
+const HELD_TRIES: u32 = 100;

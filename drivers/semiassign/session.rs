@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The data file of a migration: saving and resuming.
+//!
+//! The stream lives in the VF, the file only knows which one it belongs to. So a file that outlives its
+//! session finds nothing, and there is one lock.
+
+use crate::capture::Mode;
+use crate::lend::{Mirror, RamPages, RealVf};
+use crate::vf::{Inner, Vf};
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
+use kernel::uaccess::{UserSliceReader, UserSliceWriter};
+use model::image::{self, Decoder, Encoder, Refused, Step, Tag};
+use vfio::file::{DataFile, Direction, PrecopyInfo};
+use vfio::migration::State;
+use vfio::Device;
+
+/// Estimate of an image without held frames, in bytes.
+const STATE_BYTES: usize = 4096;
+/// Estimate of a held frame in the image, in bytes.
+const HELD_BYTES: usize = 2048;
+/// Taken from the writer at a time, in bytes.
+const CHUNK_BYTES: usize = 4096;
+
+/// What is being transferred.
+pub(crate) enum Session {
+    None,
+    Saving(Saving),
+    Resuming(Resuming),
+}
+
+pub(crate) struct Saving {
+    id: u64,
+    encoder: Encoder,
+    /// Encoded; the first `read` bytes were taken by the user.
+    out: KVVec<u8>,
+    read: usize,
+    /// Of `out`, the first data that must arrive before anything else.
+    initial: usize,
+    /// The control record that was last encoded.
+    generation: u32,
+    complete: bool,
+}
+
+pub(crate) struct Resuming {
+    id: u64,
+    decoder: Decoder,
+    /// Received and not decoded yet: less than one section.
+    pending: KVVec<u8>,
+    failed: bool,
+}
+
+impl Resuming {
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.failed && self.pending.is_empty() && self.decoder.is_complete()
+    }
+}
+
+impl Saving {
+    fn left(&self) -> usize {
+        self.out.len().saturating_sub(self.read)
+    }
+
+    /// Encodes one section behind what is there.
+    fn section(
+        &mut self,
+        tag: Tag,
+        fill: impl FnOnce(&mut image::Writer<'_>) -> Result<(), image::Full>,
+    ) -> Result {
+        let start = self.out.len();
+        self.out.extend_with(image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES, 0, GFP_KERNEL_ACCOUNT)?;
+        let room = self.out.get_mut(start..).ok_or(EINVAL)?;
+        let written = self.encoder.section(room, tag, fill).map_err(|image::Full| ENOSPC);
+        self.out.truncate(start + written.as_ref().copied().unwrap_or(0));
+        written.map(|_| ())
+    }
+}
+
+impl Inner {
+    fn next_session(&mut self) -> u64 {
+        self.sessions += 1;
+        self.sessions
+    }
+
+    /// Estimate of what STOP_COPY will yield, in bytes.
+    pub(crate) fn data_bytes(&self) -> usize {
+        let unread = match &self.session {
+            Session::Saving(s) if s.complete => return s.left().max(1),
+            Session::Saving(s) => s.left(),
+            _ => 0,
+        };
+        unread + STATE_BYTES + self.adapter.held() as usize * HELD_BYTES
+    }
+
+    /// Begins to save: identity and control record are ready to be read.
+    pub(crate) fn open_saving(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        let id = self.next_session();
+        let mut saving = Saving {
+            id,
+            encoder: Encoder::new(dev.data().get_ref().layout()),
+            out: KVVec::new(),
+            read: 0,
+            initial: 0,
+            generation: self.adapter.control_generation(),
+            complete: false,
+        };
+        saving.out.extend_with(image::MAX_SECTION_BYTES, 0, GFP_KERNEL_ACCOUNT)?;
+        let header = saving.encoder.header(&mut saving.out).map_err(|image::Full| ENOSPC)?;
+        saving.out.truncate(header);
+        saving.section(Tag::Control, |w| self.adapter.save_control(w))?;
+        saving.initial = saving.out.len();
+        let file = SavingFile::open(dev, id)?;
+        self.session = Session::Saving(saving);
+        self.saving_files += 1;
+        Ok(file)
+    }
+
+    /// The device is stopped: encodes the rest of the image.
+    pub(crate) fn finish_saving(&mut self, dev: &Device<Vf>) -> Result {
+        let Self { session: Session::Saving(saving), adapter, mode: Mode::Emulated(e), .. } = self else {
+            return Err(EINVAL);
+        };
+        let generation = adapter.control_generation();
+        if generation != saving.generation {
+            saving.section(Tag::Control, |w| adapter.save_control(w))?;
+            saving.generation = generation;
+        }
+        saving.section(Tag::State, |w| adapter.save_state(&mut RealVf(dev), &mut RamPages(&e.pages), w))?;
+        let area = e.private.area().ok_or(EINVAL)?;
+        for index in 0..adapter.held() {
+            saving.section(Tag::Held, |w| adapter.save_held(index, &mut Mirror(area), w))?;
+        }
+        saving.section(Tag::End, |_| Ok(()))?;
+        saving.complete = true;
+        self.stats.state_bytes = saving.out.len() as u64;
+        Ok(())
+    }
+
+    /// Begins to resume.
+    pub(crate) fn open_resuming(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        let id = self.next_session();
+        let decoder = Decoder::new(dev.data().get_ref().layout());
+        let file = ResumingFile::open(dev, id)?;
+        self.session = Session::Resuming(Resuming { id, decoder, pending: KVVec::new(), failed: false });
+        Ok(file)
+    }
+
+    /// Takes over all sections that are complete.
+    fn decode(&mut self, dev: &Device<Vf>) -> Result<(), Refused> {
+        let Self { session: Session::Resuming(resuming), adapter, mode: Mode::Emulated(e), .. } = self else {
+            return Err(Refused("the device is not resuming"));
+        };
+        let area = e.private.area().ok_or(Refused("no memory for held frames"))?;
+        let mut done = 0;
+        loop {
+            let have = resuming.pending.get(done..).unwrap_or(&[]);
+            match resuming.decoder.step(have)? {
+                Step::NeedMore => break,
+                Step::Header { consumed } => done += consumed,
+                Step::Section { tag, start, end, consumed } => {
+                    let payload = have.get(start..end).ok_or(Refused("bad section"))?;
+                    let mut r = image::Reader::new(payload);
+                    match tag {
+                        Tag::Control => adapter.load_control(&mut r, &mut RealVf(dev))?,
+                        Tag::State => {
+                            adapter.load_state(&mut r, &mut RealVf(dev), &mut RamPages(&e.pages))?;
+                        }
+                        Tag::Held => adapter.load_held(&mut r, &mut Mirror(area))?,
+                        // Nothing may fail later: the address is asked for now.
+                        Tag::End => adapter.replay_control(&mut RealVf(dev))?,
+                    }
+                    done += consumed;
+                }
+            }
+        }
+        // Keep what is left of `pending` for the next write.
+        let left = resuming.pending.len().saturating_sub(done);
+        resuming.pending.copy_within(done.., 0);
+        resuming.pending.truncate(left);
+        Ok(())
+    }
+}
+
+/// The file that an image is read from.
+pub(crate) struct SavingFile {
+    dev: ARef<Device<Vf>>,
+    id: u64,
+}
+
+impl SavingFile {
+    fn open(dev: &Device<Vf>, id: u64) -> Result<ARef<File>> {
+        let data = Arc::new(Self { dev: dev.into(), id }, GFP_KERNEL_ACCOUNT)?;
+        vfio::file::open(c"semiassign-saving", data, Direction::Saving)
+    }
+}
+
+impl DataFile for SavingFile {
+    type Driver = Vf;
+
+    fn read(&self, to: &mut UserSliceWriter) -> Result<usize> {
+        let mut inner = self.dev.data().get_ref().lock(&self.dev);
+        let Inner { session, adapter, .. } = &mut *inner;
+        let saving = match session {
+            Session::Saving(s) if s.id == self.id => s,
+            _ => return Err(ENODEV),
+        };
+        if saving.left() == 0 {
+            if saving.complete {
+                return Ok(0);
+            }
+            let generation = adapter.control_generation();
+            if generation == saving.generation {
+                return Err(ENOMSG);
+            }
+            // The guest asked its PF for something meanwhile.
+            saving.out.clear();
+            (saving.read, saving.initial) = (0, 0);
+            saving.section(Tag::Control, |w| adapter.save_control(w))?;
+            saving.generation = generation;
+        }
+        let bytes = saving.left().min(to.len());
+        let part = saving.out.get(saving.read..saving.read + bytes).ok_or(EIO)?;
+        to.write_slice(part)?;
+        saving.read += bytes;
+        Ok(bytes)
+    }
+
+    fn write(&self, _from: &mut UserSliceReader) -> Result<usize> {
+        Err(EBADF)
+    }
+
+    fn precopy_info(&self) -> Result<PrecopyInfo> {
+        let inner = self.dev.data().get_ref().lock(&self.dev);
+        if !matches!(inner.state, State::PreCopy | State::PreCopyP2p) {
+            return Err(EINVAL);
+        }
+        match &inner.session {
+            Session::Saving(s) if s.id == self.id => {
+                let initial = s.initial.saturating_sub(s.read);
+                let changed = inner.adapter.control_generation() != s.generation;
+                let dirty = s.left().saturating_sub(initial) + if changed { STATE_BYTES } else { 0 };
+                Ok(PrecopyInfo { initial_bytes: initial as u64, dirty_bytes: dirty as u64 })
+            }
+            _ => Err(ENODEV),
+        }
+    }
+
+    fn release(&self) {
+        let mut inner = self.dev.data().get_ref().lock(&self.dev);
+        // A file of an earlier life of the device is not counted any more.
+        if inner.stats.first_session <= self.id {
+            inner.saving_files = inner.saving_files.saturating_sub(1);
+            inner.settle(&self.dev);
+        }
+    }
+}
+
+/// The file that an image is written to.
+pub(crate) struct ResumingFile {
+    dev: ARef<Device<Vf>>,
+    id: u64,
+}
+
+impl ResumingFile {
+    fn open(dev: &Device<Vf>, id: u64) -> Result<ARef<File>> {
+        let data = Arc::new(Self { dev: dev.into(), id }, GFP_KERNEL_ACCOUNT)?;
+        vfio::file::open(c"semiassign-resuming", data, Direction::Resuming)
+    }
+}
+
+impl DataFile for ResumingFile {
+    type Driver = Vf;
+
+    fn read(&self, _to: &mut UserSliceWriter) -> Result<usize> {
+        Err(EBADF)
+    }
+
+    fn write(&self, from: &mut UserSliceReader) -> Result<usize> {
+        let mut inner = self.dev.data().get_ref().lock(&self.dev);
+        let total = from.len();
+        while !from.is_empty() {
+            let resuming = match &mut inner.session {
+                Session::Resuming(r) if r.id == self.id => r,
+                _ => return Err(ENODEV),
+            };
+            if resuming.failed {
+                return Err(EINVAL);
+            }
+            let bytes = from.len().min(CHUNK_BYTES);
+            let start = resuming.pending.len();
+            resuming.pending.extend_with(bytes, 0, GFP_KERNEL_ACCOUNT)?;
+            from.read_slice(resuming.pending.get_mut(start..).ok_or(EIO)?)?;
+            if let Err(Refused(reason)) = inner.decode(&self.dev) {
+                dev_warn!(self.dev.as_dev(), "semiassign: image refused: {}\n", reason);
+                if let Session::Resuming(r) = &mut inner.session {
+                    r.failed = true;
+                }
+                return Err(EINVAL);
+            }
+        }
+        Ok(total)
+    }
+
+    fn precopy_info(&self) -> Result<PrecopyInfo> {
+        Err(ENOTTY)
+    }
+
+    fn release(&self) {}
+}

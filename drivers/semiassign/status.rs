@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be seen from outside: `semiassign/<function>/status` in debugfs.
+
+use crate::vf::Vf;
+use kernel::debugfs::{Dir, File};
+use kernel::fmt;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::time::{Instant, Monotonic};
+use vfio::Device;
+
+/// What happened since the VF was opened. Durations are from entry to return, of the last such step.
+pub(crate) struct Stats {
+    opened: Instant<Monotonic>,
+    pub(crate) captures: u64,
+    pub(crate) releases: u64,
+    pub(crate) capture_ns: u64,
+    pub(crate) release_ns: u64,
+    pub(crate) stop_ns: u64,
+    pub(crate) resume_ns: u64,
+    /// When the last capture was complete, since open.
+    pub(crate) captured_at_ns: u64,
+    /// When PRE_COPY was last entered, since open.
+    pub(crate) precopy_at_ns: u64,
+    /// Pages of the guest written while emulated, each write counted.
+    pub(crate) dirty_pages: u64,
+    /// Releases while somebody was tracking: always 0.
+    pub(crate) direct_while_tracking: u64,
+    /// Bytes of the last image that was saved.
+    pub(crate) state_bytes: u64,
+    /// Whether the dirty scope of the container was narrowed.
+    pub(crate) pinned: u64,
+    /// An image was loaded and the device has not run since.
+    pub(crate) loaded: bool,
+    /// Turns that a release has waited for held frames.
+    pub(crate) release_tries: u32,
+    /// The first session of this life of the device.
+    pub(crate) first_session: u64,
+}
+
+impl Stats {
+    /// Those of a device that is being opened, whose first session will be `first_session`.
+    pub(crate) fn new(first_session: u64) -> Self {
+        Self {
+            opened: Instant::now(),
+            first_session,
+            captures: 0,
+            releases: 0,
+            capture_ns: 0,
+            release_ns: 0,
+            stop_ns: 0,
+            resume_ns: 0,
+            captured_at_ns: 0,
+            precopy_at_ns: 0,
+            dirty_pages: 0,
+            direct_while_tracking: 0,
+            state_bytes: 0,
+            pinned: 0,
+            loaded: false,
+            release_tries: 0,
+        }
+    }
+
+    /// Nanoseconds since the device was opened.
+    pub(crate) fn now_ns(&self) -> u64 {
+        elapsed_ns(self.opened)
+    }
+}
+
+/// Nanoseconds since `start`.
+pub(crate) fn elapsed_ns(start: Instant<Monotonic>) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(0)
+}
+
+/// The files of one VF; gone when dropped.
+pub(crate) struct StatusFile {
+    _file: Pin<KBox<File<Shown>>>,
+    _dir: Dir,
+}
+
+/// What the file shows.
+struct Shown(ARef<Device<Vf>>);
+
+impl StatusFile {
+    /// `None` if there is no memory for it: nothing depends on it.
+    pub(crate) fn new(dev: &Device<Vf>) -> Option<Self> {
+        let dir = crate::debugfs_root()?.subdir(dev.name());
+        let shown = Shown(dev.into());
+        let file = KBox::pin_init(dir.read_callback_file(c"status", Ok::<_, Error>(shown), &show), GFP_KERNEL).ok()?;
+        Some(Self { _file: file, _dir: dir })
+    }
+}
+
+fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let dev = &*shown.0;
+    let inner = dev.data().get_ref().lock(dev);
+    let Stats {
+        captures,
+        releases,
+        capture_ns,
+        release_ns,
+        stop_ns,
+        resume_ns,
+        captured_at_ns,
+        precopy_at_ns,
+        dirty_pages,
+        direct_while_tracking,
+        state_bytes,
+        pinned,
+        opened: _,
+        loaded: _,
+        release_tries: _,
+        first_session: _,
+    } = &inner.stats;
+    writeln!(f, "mode {}", inner.mode.name())?;
+    writeln!(f, "state {}", inner.state.name())?;
+    for (name, value) in [
+        ("captures", captures),
+        ("releases", releases),
+        ("capture_ns", capture_ns),
+        ("release_ns", release_ns),
+        ("stop_ns", stop_ns),
+        ("resume_ns", resume_ns),
+        ("captured_at_ns", captured_at_ns),
+        ("precopy_at_ns", precopy_at_ns),
+        ("dirty_pages", dirty_pages),
+        ("direct_while_tracking", direct_while_tracking),
+        ("state_bytes", state_bytes),
+        ("pinned", pinned),
+    ] {
+        writeln!(f, "{name} {value}")?;
+    }
+    writeln!(f, "held_now {}", inner.adapter.held())?;
+    let mut result = Ok(());
+    inner.adapter.counters().for_each(|name, value| {
+        if result.is_ok() {
+            result = writeln!(f, "{name} {value}");
+        }
+    });
+    result
+}

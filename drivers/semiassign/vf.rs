@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One VF: its state, its lock, and the callbacks of VFIO.
+//!
+//! Lock order: the lock of the VF, then the memory lock, then [`Vf::shown`]. The lock of the VF is held
+//! while guest memory is touched, hence never waited for where a page fault, an unmap or a reset is served:
+//! `fault` takes only `shown`, `reset_done` only leaves a note that the next holder of the lock finds.
+
+use crate::capture::{Emulated, Mode};
+use crate::dirty::DirtyLog;
+use crate::lend::{RamPages, RealVf};
+use crate::registry;
+use crate::relay::Relay;
+use crate::session::Session;
+use crate::status::{Stats, StatusFile};
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::lock::{mutex::MutexBackend, Guard};
+use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::{device, pci};
+use model::adapter::{Adapter, Layout};
+use model::io::Registers;
+use vfio::dma_log::Report;
+use vfio::memory::Pages;
+use vfio::migration::{Flags, State};
+use vfio::region::{Fault, FaultResult};
+use vfio::worker::Worker;
+use vfio::{Device, Operations};
+
+/// The data of one VF.
+#[pin_data]
+pub(crate) struct Vf {
+    #[pin]
+    inner: Mutex<Inner>,
+    /// What mappings of the substituted pages show: the RAM pages while captured. The page lock.
+    #[pin]
+    pub(crate) shown: Mutex<Option<Arc<Pages<Vf>>>>,
+    #[pin]
+    status: Mutex<Option<StatusFile>>,
+    layout: &'static Layout,
+    /// The VF was reset and nobody has looked after it yet.
+    reset_noted: AtomicBool,
+    /// The user mapped the page that must trap: what the guest asks of its PF may go unseen.
+    trapped_page_mapped: AtomicBool,
+}
+
+/// What the lock of the VF protects.
+pub(crate) struct Inner {
+    pub(crate) adapter: KBox<dyn Adapter>,
+    pub(crate) mode: Mode,
+    pub(crate) state: State,
+    pub(crate) session: Session,
+    /// Distinguishes sessions, so that the file of an old one cannot touch a new one.
+    pub(crate) sessions: u64,
+    /// Saving files that were not released yet: their user may still be tracking.
+    pub(crate) saving_files: u32,
+    pub(crate) log: Option<DirtyLog>,
+    pub(crate) worker: Option<Worker<Relay>>,
+    pub(crate) stats: Stats,
+}
+
+/// The lock of a VF, held.
+pub(crate) type Locked<'a> = Guard<'a, Inner, MutexBackend>;
+
+impl Vf {
+    /// Takes the lock, and first of all looks after a reset that happened meanwhile.
+    pub(crate) fn lock(&self, dev: &Device<Vf>) -> Locked<'_> {
+        let mut inner = self.inner.lock();
+        if self.reset_noted.swap(false, Ordering::SeqCst) {
+            inner.after_reset(dev);
+        }
+        inner
+    }
+
+    pub(crate) fn layout(&self) -> &'static Layout {
+        self.layout
+    }
+
+    pub(crate) fn trapped_page_is_mapped(&self) -> bool {
+        self.trapped_page_mapped.load(Ordering::SeqCst)
+    }
+}
+
+impl Inner {
+    /// Whether a direct write of the device could go unreported.
+    pub(crate) fn is_tracking(&self) -> bool {
+        let saving = matches!(self.state, State::PreCopy | State::PreCopyP2p | State::StopCopy);
+        saving || self.saving_files > 0 || self.log.is_some()
+    }
+
+    /// The VF was reset by its user: no guest state is left, and the state is RUNNING.
+    fn after_reset(&mut self, dev: &Device<Vf>) {
+        self.session = Session::None;
+        self.state = State::Running;
+        if matches!(self.mode, Mode::Dead(_)) {
+            return;
+        }
+        let Self { adapter, mode, .. } = self;
+        match mode {
+            Mode::Emulated(Emulated { pages, running, .. }) => {
+                adapter.reset(&mut RealVf(dev), Some(&mut RamPages(pages)));
+                *running = false;
+                self.run(dev);
+            }
+            _ => adapter.reset(&mut RealVf(dev), None),
+        }
+        self.settle(dev);
+    }
+
+    /// RAM pages, while captured.
+    pub(crate) fn pages(&self) -> Option<Arc<Pages<Vf>>> {
+        match &self.mode {
+            Mode::Emulated(e) | Mode::Dead(Some(e)) => Some(e.pages.clone()),
+            Mode::Assigned | Mode::Dead(None) => None,
+        }
+    }
+}
+
+impl Operations for Vf {
+    type Module = crate::Semiassign;
+
+    const NAME: &'static CStr = c"semiassign";
+    const BAR: u32 = 0;
+    const MIGRATION: Flags = Flags::STOP_COPY.and(Flags::P2P).and(Flags::PRE_COPY);
+
+    fn new(pdev: &pci::Device<device::Bound>) -> impl PinInit<Self, Error> {
+        let vendor = pdev.vendor_id().as_raw();
+        let adapter = registry::adapter(vendor, pdev.device_id());
+        pin_init::pin_init_scope(move || {
+            let adapter = adapter?;
+            let layout = adapter.layout();
+            Ok(try_pin_init!(Self {
+                inner <- new_mutex!(Inner {
+                    adapter,
+                    mode: Mode::Assigned,
+                    state: State::Running,
+                    session: Session::None,
+                    sessions: 0,
+                    saving_files: 0,
+                    log: None,
+                    worker: None,
+                    stats: Stats::new(1),
+                }, "semiassign:vf"),
+                shown <- new_mutex!(None, "semiassign:shown"),
+                status <- new_mutex!(None, "semiassign:status"),
+                layout,
+                reset_noted: AtomicBool::new(false),
+                trapped_page_mapped: AtomicBool::new(false),
+            }? Error))
+        })
+    }
+
+    fn bound(dev: &Device<Self>) {
+        let vf = dev.data().get_ref();
+        dev_info!(dev.as_dev(), "semiassign: {} bound, assigned until its guest migrates\n", vf.layout.name);
+        *vf.status.lock() = StatusFile::new(dev);
+    }
+
+    fn unbind(dev: &Device<Self>) {
+        let status = dev.data().get_ref().status.lock().take();
+        drop(status);
+    }
+
+    fn open(dev: &Device<Self>) -> Result {
+        let vf = dev.data().get_ref();
+        if dev.bar_bytes() != u64::from(vf.layout.bar_bytes) {
+            dev_warn!(dev.as_dev(), "semiassign: BAR 0 has {} bytes, not those of {}\n", dev.bar_bytes(), vf.layout.name);
+            return Err(ENODEV);
+        }
+        let mut inner = vf.inner.lock();
+        vf.reset_noted.store(false, Ordering::SeqCst);
+        vf.trapped_page_mapped.store(false, Ordering::SeqCst);
+        inner.mode = Mode::Assigned;
+        inner.state = State::Running;
+        inner.stats = Stats::new(inner.sessions + 1);
+        inner.adapter.reset(&mut RealVf(dev), None);
+        Ok(())
+    }
+
+    fn close(dev: &Device<Self>) {
+        let vf = dev.data().get_ref();
+        // The worker ends first; it needs the lock to end its turn.
+        let worker = vf.inner.lock().worker.take();
+        drop(worker);
+        let mut inner = vf.inner.lock();
+        vf.reset_noted.store(false, Ordering::SeqCst);
+        inner.session = Session::None;
+        inner.saving_files = 0;
+        inner.log = None;
+        inner.state = State::Running;
+        inner.abandon(dev);
+    }
+
+    fn reset_done(dev: &Device<Self>) {
+        // May run under the memory lock, which the holder of our lock may wait for.
+        dev.data().get_ref().reset_noted.store(true, Ordering::SeqCst);
+    }
+
+    fn mappable() -> Range<u64> {
+        // Page 0 traps; pages 1 to 3 are mapped.
+        0x1000..0x4000
+    }
+
+    fn mmap(dev: &Device<Self>, range: Range<u64>) -> Result {
+        let vf = dev.data().get_ref();
+        let (start, end) = vf.layout.trapped;
+        if range.start < u64::from(end) && range.end > u64::from(start) {
+            let shown = vf.shown.lock();
+            if shown.is_some() {
+                return Err(EBUSY);
+            }
+            if !vf.trapped_page_mapped.swap(true, Ordering::SeqCst) {
+                dev_warn!(dev.as_dev(), "semiassign: the control page was mapped: not migratable until closed\n");
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(dev: &Device<Self>, fault: Fault<'_, Self>) -> FaultResult {
+        let shown = dev.data().get_ref().shown.lock();
+        match &*shown {
+            Some(pages) => fault.insert_page(pages),
+            None => fault.insert_bar(),
+        }
+    }
+
+    fn read32(dev: &Device<Self>, at: u32) -> u32 {
+        let vf = dev.data().get_ref();
+        let mut inner = vf.lock(dev);
+        let pages = inner.pages();
+        let (start, end) = vf.layout.trapped;
+        if (start..end).contains(&at) {
+            match pages {
+                Some(pages) => inner.adapter.read(at, &mut RealVf(dev), Some(&mut RamPages(&pages))),
+                None => inner.adapter.read(at, &mut RealVf(dev), None),
+            }
+        } else {
+            match pages {
+                Some(pages) if vf.is_substituted(at) => pages.read32(at),
+                _ => RealVf(dev).read32(at),
+            }
+        }
+    }
+
+    fn write32(dev: &Device<Self>, at: u32, val: u32) {
+        let vf = dev.data().get_ref();
+        let mut inner = vf.lock(dev);
+        let pages = inner.pages();
+        let (start, end) = vf.layout.trapped;
+        if (start..end).contains(&at) {
+            match pages {
+                Some(pages) => inner.adapter.write(at, val, &mut RealVf(dev), Some(&mut RamPages(&pages))),
+                None => inner.adapter.write(at, val, &mut RealVf(dev), None),
+            }
+        } else {
+            match pages {
+                Some(pages) if vf.is_substituted(at) => pages.write32(at, val),
+                _ => RealVf(dev).write32(at, val),
+            }
+        }
+    }
+
+    fn set_state(dev: &Device<Self>, to: State) -> Result<Option<ARef<File>>> {
+        dev.data().get_ref().lock(dev).set_state(dev, to)
+    }
+
+    fn state(dev: &Device<Self>) -> State {
+        dev.data().get_ref().lock(dev).state
+    }
+
+    fn data_bytes(dev: &Device<Self>) -> usize {
+        dev.data().get_ref().lock(dev).data_bytes()
+    }
+
+    fn log_start(dev: &Device<Self>) -> Result {
+        let mut inner = dev.data().get_ref().lock(dev);
+        if inner.log.is_some() {
+            return Err(EINVAL);
+        }
+        inner.log = Some(DirtyLog::new());
+        inner.begin_tracking(dev).inspect_err(|_| inner.log = None)
+    }
+
+    fn log_stop(dev: &Device<Self>) {
+        let mut inner = dev.data().get_ref().lock(dev);
+        inner.log = None;
+        inner.settle(dev);
+    }
+
+    fn log_read(dev: &Device<Self>, range: Range<u64>, out: &mut Report<'_>) -> Result {
+        let mut inner = dev.data().get_ref().lock(dev);
+        inner.log.as_mut().ok_or(EINVAL)?.report(range, out);
+        Ok(())
+    }
+}
+
+impl Vf {
+    fn is_substituted(&self, at: u32) -> bool {
+        let (start, end) = self.layout.substituted;
+        (start..end).contains(&at)
+    }
+}
