@@ -337,7 +337,13 @@ impl<T: Operations> VTable<T> {
         // SAFETY: The core calls this for our device.
         let dev = unsafe { Device::<T>::from_raw(vdev) };
         T::close(dev);
-        dev.lives.fetch_add(1, Ordering::SeqCst);
+        // From here no register access finds the BAR; the lock waits for those under way.
+        // SAFETY: Initialised by the core's init, taken and released here.
+        unsafe {
+            bindings::down_write(&raw mut (*dev.core()).memory_lock);
+            dev.lives.fetch_add(1, Ordering::SeqCst);
+            bindings::up_write(&raw mut (*dev.core()).memory_lock);
+        }
         // SAFETY: Last close, serialised by the core.
         unsafe { bindings::vfio_pci_core_close_device(vdev) };
     }

@@ -27,10 +27,21 @@ impl<T: Operations> Drop for MemoryGuard<'_, T> {
 }
 
 impl<T: Operations> MemoryGuard<'_, T> {
+    /// The dword at `at`, if the device is open and has one there.
+    fn dword(&self, at: u32) -> Option<*mut c_void> {
+        if at % 4 != 0 || u64::from(at) + 4 > self.0.bar_bytes() || self.0.life().is_none() {
+            return None;
+        }
+        // SAFETY: The BAR is mapped from before the device is open until after the lock, which we hold, was
+        // taken for writing to close it.
+        let base = unsafe { (*self.0.core()).barmap.get(T::BAR as usize).copied()? };
+        (!base.is_null()).then(|| base.wrapping_byte_add(at as usize).cast())
+    }
+
     /// Reads a dword of [`Operations::BAR`]; all ones if there is no such dword.
     pub fn read32(&self, at: u32) -> u32 {
-        match self.0.bar_dword(at) {
-            // SAFETY: The address is inside the mapped BAR, which stays mapped while the device is open.
+        match self.dword(at) {
+            // SAFETY: The address is inside the BAR, which is mapped as long as the lock is held.
             Some(addr) => unsafe { bindings::vfio_helper_readl(addr) },
             None => !0,
         }
@@ -38,7 +49,7 @@ impl<T: Operations> MemoryGuard<'_, T> {
 
     /// Writes a dword of [`Operations::BAR`].
     pub fn write32(&self, at: u32, val: u32) {
-        if let Some(addr) = self.0.bar_dword(at) {
+        if let Some(addr) = self.dword(at) {
             // SAFETY: As for `read32`.
             unsafe { bindings::vfio_helper_writel(val, addr) }
         }
@@ -66,15 +77,6 @@ impl<T: Operations> Device<T> {
     fn bar_start(&self) -> u64 {
         // SAFETY: As for `bar_bytes`.
         unsafe { (*self.pdev()).resource.get(T::BAR as usize).map_or(0, |r| r.start) }
-    }
-
-    fn bar_dword(&self, at: u32) -> Option<*mut c_void> {
-        if at % 4 != 0 || u64::from(at) + 4 > self.bar_bytes() {
-            return None;
-        }
-        // SAFETY: The slot of the BAR is read only; its mapping is made at enable and undone at disable.
-        let base = unsafe { (*self.core()).barmap.get(T::BAR as usize).copied()? };
-        (!base.is_null()).then(|| base.wrapping_byte_add(at as usize).cast())
     }
 
     /// Takes `[start, end)` of [`Operations::BAR`] out of all mappings: the next touch faults.
