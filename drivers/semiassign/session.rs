@@ -249,11 +249,11 @@ impl DataFile for SavingFile {
     }
 
     fn release(&self) {
-        let mut inner = self.dev.data().get_ref().lock(&self.dev);
-        // A file of an earlier life of the device is not counted any more.
+        let mut inner = self.dev.data().get_ref().peek();
+        // A file of an earlier life of the device is not counted any more. The worker releases the VF: a
+        // process that exits has no access to its memory any more.
         if inner.stats.first_session <= self.id {
             inner.saving_files = inner.saving_files.saturating_sub(1);
-            inner.settle(&self.dev);
         }
     }
 }

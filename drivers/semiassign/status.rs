@@ -94,7 +94,7 @@ impl StatusFile {
 
 fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let dev = &*shown.0;
-    let inner = dev.data().get_ref().lock(dev);
+    let inner = dev.data().get_ref().peek();
     let Stats {
         captures,
         releases,

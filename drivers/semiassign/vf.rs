@@ -75,6 +75,12 @@ impl Vf {
         inner
     }
 
+    /// Takes the lock only to look: a thread that is neither the VMM's nor the worker can do no more, because
+    /// it has no access to guest memory.
+    pub(crate) fn peek(&self) -> Locked<'_> {
+        self.inner.lock()
+    }
+
     pub(crate) fn layout(&self) -> &'static Layout {
         self.layout
     }
@@ -107,7 +113,6 @@ impl Inner {
             }
             _ => adapter.reset(&mut RealVf(dev), None),
         }
-        self.settle(dev);
     }
 
     /// RAM pages, while captured.
