@@ -31,7 +31,13 @@ impl Inner {
         let mut state = self.state;
         let result = walk(dev, &mut state, to, |from, to| {
             let file = self.step(dev, from, to).inspect_err(|e| {
-                dev_warn!(dev.as_dev(), "semiassign: {} -> {} failed: {:?}\n", from.name(), to.name(), e);
+                dev_warn!(
+                    dev.as_dev(),
+                    "semiassign: {} -> {} failed: {:?}\n",
+                    from.name(),
+                    to.name(),
+                    e
+                );
             })?;
             self.state = to;
             Ok(file)
@@ -78,10 +84,16 @@ impl Inner {
         let run = matches!(self.state, State::Running | State::PreCopy);
         self.capture(dev, run)?;
         if self.stats.pinned == 0 {
-            if PIN_CANDIDATES.iter().any(|iova| dev.narrow_dirty_scope(*iova).is_ok()) {
+            if PIN_CANDIDATES
+                .iter()
+                .any(|iova| dev.narrow_dirty_scope(*iova).is_ok())
+            {
                 self.stats.pinned = 1;
             } else {
-                dev_info!(dev.as_dev(), "semiassign: no page to pin: all memory is reported dirty\n");
+                dev_info!(
+                    dev.as_dev(),
+                    "semiassign: no page to pin: all memory is reported dirty\n"
+                );
             }
         }
         Ok(())

@@ -95,7 +95,11 @@ impl Inner {
         self.stats.captures += 1;
         self.stats.capture_ns = elapsed_ns(since);
         self.stats.captured_at_ns = self.stats.now_ns();
-        dev_info!(dev.as_dev(), "semiassign: captured in {} us\n", self.stats.capture_ns / 1000);
+        dev_info!(
+            dev.as_dev(),
+            "semiassign: captured in {} us\n",
+            self.stats.capture_ns / 1000
+        );
         Ok(())
     }
 
@@ -112,36 +116,70 @@ impl Inner {
     }
 
     /// Moves the guest's ring registers to RAM, stops the hardware and swaps the domain.
-    fn take_over(&mut self, dev: &Device<Vf>, mut private: Private<Vf>, pages: Arc<Pages<Vf>>) -> Result {
+    fn take_over(
+        &mut self,
+        dev: &Device<Vf>,
+        mut private: Private<Vf>,
+        pages: Arc<Pages<Vf>>,
+    ) -> Result {
         let (start, end) = dev.data().get_ref().layout().substituted;
         {
             let memory = dev.memory();
             let mut shown = dev.data().get_ref().shown.lock();
             dev.zap(start.into(), end.into());
-            self.adapter.snapshot(&mut LockedVf(&memory), &mut RamPages(&pages));
+            self.adapter
+                .snapshot(&mut LockedVf(&memory), &mut RamPages(&pages));
             *shown = Some(pages.clone());
         }
         // The guest writes to RAM now; the hardware still works off what it was told before.
-        if self.adapter.quiesce(&mut RealVf(dev), &mut RamPages(&pages)).is_err() {
-            let parts = Emulated { private, pages, running: false };
+        if self
+            .adapter
+            .quiesce(&mut RealVf(dev), &mut RamPages(&pages))
+            .is_err()
+        {
+            let parts = Emulated {
+                private,
+                pages,
+                running: false,
+            };
             return Err(self.force_off(dev, "a queue does not stop", Some(parts)));
         }
         match private.attach() {
             Ok(()) => {
-                self.mode = Mode::Emulated(Emulated { private, pages, running: false });
+                self.mode = Mode::Emulated(Emulated {
+                    private,
+                    pages,
+                    running: false,
+                });
                 Ok(())
             }
             Err(AttachError::Undone(e)) => {
-                dev_warn!(dev.as_dev(), "semiassign: cannot capture: no private domain: {:?}\n", e);
+                dev_warn!(
+                    dev.as_dev(),
+                    "semiassign: cannot capture: no private domain: {:?}\n",
+                    e
+                );
                 if self.show_hardware(dev, &pages).is_err() {
-                    let parts = Emulated { private, pages, running: false };
-                    return Err(self.force_off(dev, "it does not take its rings back", Some(parts)));
+                    let parts = Emulated {
+                        private,
+                        pages,
+                        running: false,
+                    };
+                    return Err(self.force_off(
+                        dev,
+                        "it does not take its rings back",
+                        Some(parts),
+                    ));
                 }
                 self.adapter.raise_all(&mut RealVf(dev));
                 Err(e)
             }
             Err(AttachError::Blocked(_)) => {
-                let parts = Emulated { private, pages, running: false };
+                let parts = Emulated {
+                    private,
+                    pages,
+                    running: false,
+                };
                 Err(self.force_off(dev, "no IOMMU domain can be attached", Some(parts)))
             }
         }
@@ -154,7 +192,8 @@ impl Inner {
         let mut shown = dev.data().get_ref().shown.lock();
         // From here the guest waits in its fault, so that no store to a tail is lost.
         dev.zap(start.into(), end.into());
-        self.adapter.hand_back(&mut LockedVf(&memory), &mut RamPages(pages))?;
+        self.adapter
+            .hand_back(&mut LockedVf(&memory), &mut RamPages(pages))?;
         *shown = None;
         Ok(())
     }
@@ -173,14 +212,19 @@ impl Inner {
             self.stats.direct_while_tracking += 1;
         }
         self.halt(dev)?;
-        let Mode::Emulated(mut emulated) = core::mem::replace(&mut self.mode, Mode::Dead(None)) else {
+        let Mode::Emulated(mut emulated) = core::mem::replace(&mut self.mode, Mode::Dead(None))
+        else {
             return Ok(());
         };
         if self.adapter.queues_off(&mut RealVf(dev)).is_err() {
             return Err(self.force_off(dev, "a queue does not stop", Some(emulated)));
         }
         if emulated.private.detach().is_err() {
-            return Err(self.force_off(dev, "the domain of its user cannot be attached", Some(emulated)));
+            return Err(self.force_off(
+                dev,
+                "the domain of its user cannot be attached",
+                Some(emulated),
+            ));
         }
         if self.show_hardware(dev, &emulated.pages).is_err() {
             // The hardware refuses a head: serve the guest on, until it sets its rings up anew.
@@ -196,7 +240,11 @@ impl Inner {
         self.adapter.raise_all(&mut RealVf(dev));
         self.stats.releases += 1;
         self.stats.release_ns = elapsed_ns(since);
-        dev_info!(dev.as_dev(), "semiassign: released in {} us\n", self.stats.release_ns / 1000);
+        dev_info!(
+            dev.as_dev(),
+            "semiassign: released in {} us\n",
+            self.stats.release_ns / 1000
+        );
         Ok(())
     }
 
@@ -227,13 +275,26 @@ impl Inner {
         dev: &Device<Vf>,
         f: impl FnOnce(&mut dyn model::adapter::Adapter, &mut Io<'_>) -> R,
     ) -> Option<R> {
-        let Self { adapter, mode, log, stats, .. } = self;
-        let Mode::Emulated(emulated) = mode else { return None };
+        let Self {
+            adapter,
+            mode,
+            log,
+            stats,
+            ..
+        } = self;
+        let Mode::Emulated(emulated) = mode else {
+            return None;
+        };
         let area = emulated.private.area()?;
         let mut io = Io {
             hw: &mut RealVf(dev),
             page: &mut RamPages(&emulated.pages),
-            mem: &mut Guest { dev, area, log: log.as_mut(), pages_written: &mut stats.dirty_pages },
+            mem: &mut Guest {
+                dev,
+                area,
+                log: log.as_mut(),
+                pages_written: &mut stats.dirty_pages,
+            },
             mirror: &mut Mirror(area),
         };
         Some(f(&mut **adapter, &mut io))
@@ -289,7 +350,11 @@ impl Inner {
     /// The last resort: no bus mastering, reset, dead until closed. What the device may still reach stays
     /// allocated and attached, and the guest's stores go to RAM.
     fn force_off(&mut self, dev: &Device<Vf>, reason: &str, parts: Option<Emulated>) -> Error {
-        dev_err!(dev.as_dev(), "semiassign: {}: resetting the VF, it is dead until closed\n", reason);
+        dev_err!(
+            dev.as_dev(),
+            "semiassign: {}: resetting the VF, it is dead until closed\n",
+            reason
+        );
         dev.clear_master();
         let _ = dev.flr();
         self.mode = Mode::Dead(parts);
@@ -314,7 +379,10 @@ impl Inner {
         };
         if let Some(mut parts) = parts {
             if parts.private.detach().is_err() {
-                dev_err!(dev.as_dev(), "semiassign: the domain of its user cannot be attached: blocked\n");
+                dev_err!(
+                    dev.as_dev(),
+                    "semiassign: the domain of its user cannot be attached: blocked\n"
+                );
                 // Reset before the mirror is freed: no domain is attached, but nothing is left to chance.
                 let _ = dev.flr();
             }

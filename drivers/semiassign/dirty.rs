@@ -21,7 +21,10 @@ pub(crate) struct DirtyLog {
 
 impl DirtyLog {
     pub(crate) fn new() -> Self {
-        Self { chunks: RBTree::new(), overflown: false }
+        Self {
+            chunks: RBTree::new(),
+            overflown: false,
+        }
     }
 
     /// Notes that page number `page` was written.
@@ -36,7 +39,11 @@ impl DirtyLog {
                 Err(_) => self.overflown = true,
             }
         }
-        if let Some(word) = self.chunks.get_mut(&key).and_then(|words| words.get_mut(word)) {
+        if let Some(word) = self
+            .chunks
+            .get_mut(&key)
+            .and_then(|words| words.get_mut(word))
+        {
             *word |= mask;
         }
     }
@@ -46,7 +53,8 @@ impl DirtyLog {
         let page_bytes = PAGE_SIZE as u64;
         if self.overflown {
             self.overflown = false;
-            let bytes = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+            let bytes =
+                usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
             out.mark(range.start, bytes);
         }
         for (key, words) in self.chunks.iter_mut() {

@@ -131,15 +131,32 @@ impl GuestMemory for Guest<'_> {
         result
     }
 
-    fn read_to_area(&mut self, at: Iova, _: &mut dyn Area, to: usize, len: usize) -> Result<(), Fault> {
-        self.dev.dma_read_to(at.0, self.area, to, len).map_err(fault)
+    fn read_to_area(
+        &mut self,
+        at: Iova,
+        _: &mut dyn Area,
+        to: usize,
+        len: usize,
+    ) -> Result<(), Fault> {
+        self.dev
+            .dma_read_to(at.0, self.area, to, len)
+            .map_err(fault)
     }
 
-    fn write_from_area(&mut self, at: Iova, _: &mut dyn Area, from: usize, len: usize) -> Result<(), Fault> {
+    fn write_from_area(
+        &mut self,
+        at: Iova,
+        _: &mut dyn Area,
+        from: usize,
+        len: usize,
+    ) -> Result<(), Fault> {
         if len == 0 {
             return Ok(());
         }
-        let result = self.dev.dma_write_from(at.0, self.area, from, len).map_err(fault);
+        let result = self
+            .dev
+            .dma_write_from(at.0, self.area, from, len)
+            .map_err(fault);
         self.written(at, len);
         vfio::guest::write_barrier();
         result

@@ -36,6 +36,9 @@ pub(crate) fn ids() -> &'static dyn kernel::device_id::IdTable<pci::DeviceId, ()
 ///
 /// `ENODEV` if there is none, `ENOMEM`.
 pub(crate) fn adapter(vendor: u16, device: u16) -> Result<KBox<dyn Adapter>> {
-    let (_, _, new) = MODELS.iter().find(|(v, d, _)| (*v, *d) == (vendor, device)).ok_or(ENODEV)?;
+    let (_, _, new) = MODELS
+        .iter()
+        .find(|(v, d, _)| (*v, *d) == (vendor, device))
+        .ok_or(ENODEV)?;
     new()
 }

@@ -30,7 +30,10 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn new(dev: &Device<Vf>) -> Self {
-        Self { dev: dev.into(), idle_turns: AtomicU32::new(0) }
+        Self {
+            dev: dev.into(),
+            idle_turns: AtomicU32::new(0),
+        }
     }
 }
 
@@ -44,7 +47,11 @@ impl Turn for Relay {
         if progress.more {
             return SLEEP_MORE_NS;
         }
-        let idle = if progress.frames > 0 { 0 } else { self.idle_turns.load(Ordering::Relaxed).saturating_add(1) };
+        let idle = if progress.frames > 0 {
+            0
+        } else {
+            self.idle_turns.load(Ordering::Relaxed).saturating_add(1)
+        };
         self.idle_turns.store(idle, Ordering::Relaxed);
         if idle < BUSY_TURNS {
             SLEEP_BUSY_NS

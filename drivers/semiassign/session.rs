@@ -71,10 +71,18 @@ impl Saving {
         fill: impl FnOnce(&mut image::Writer<'_>) -> Result<(), image::Full>,
     ) -> Result {
         let start = self.out.len();
-        self.out.extend_with(image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES, 0, GFP_KERNEL_ACCOUNT)?;
+        self.out.extend_with(
+            image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES,
+            0,
+            GFP_KERNEL_ACCOUNT,
+        )?;
         let room = self.out.get_mut(start..).ok_or(EINVAL)?;
-        let written = self.encoder.section(room, tag, fill).map_err(|image::Full| ENOSPC);
-        self.out.truncate(start + written.as_ref().copied().unwrap_or(0));
+        let written = self
+            .encoder
+            .section(room, tag, fill)
+            .map_err(|image::Full| ENOSPC);
+        self.out
+            .truncate(start + written.as_ref().copied().unwrap_or(0));
         written.map(|_| ())
     }
 }
@@ -107,8 +115,13 @@ impl Inner {
             generation: self.adapter.control_generation(),
             complete: false,
         };
-        saving.out.extend_with(image::MAX_SECTION_BYTES, 0, GFP_KERNEL_ACCOUNT)?;
-        let header = saving.encoder.header(&mut saving.out).map_err(|image::Full| ENOSPC)?;
+        saving
+            .out
+            .extend_with(image::MAX_SECTION_BYTES, 0, GFP_KERNEL_ACCOUNT)?;
+        let header = saving
+            .encoder
+            .header(&mut saving.out)
+            .map_err(|image::Full| ENOSPC)?;
         saving.out.truncate(header);
         saving.section(Tag::Control, |w| self.adapter.save_control(w))?;
         saving.initial = saving.out.len();
@@ -120,7 +133,13 @@ impl Inner {
 
     /// The device is stopped: encodes the rest of the image.
     pub(crate) fn finish_saving(&mut self, dev: &Device<Vf>) -> Result {
-        let Self { session: Session::Saving(saving), adapter, mode: Mode::Emulated(e), .. } = self else {
+        let Self {
+            session: Session::Saving(saving),
+            adapter,
+            mode: Mode::Emulated(e),
+            ..
+        } = self
+        else {
             return Err(EINVAL);
         };
         let generation = adapter.control_generation();
@@ -128,10 +147,14 @@ impl Inner {
             saving.section(Tag::Control, |w| adapter.save_control(w))?;
             saving.generation = generation;
         }
-        saving.section(Tag::State, |w| adapter.save_state(&mut RealVf(dev), &mut RamPages(&e.pages), w))?;
+        saving.section(Tag::State, |w| {
+            adapter.save_state(&mut RealVf(dev), &mut RamPages(&e.pages), w)
+        })?;
         let area = e.private.area().ok_or(EINVAL)?;
         for index in 0..adapter.held() {
-            saving.section(Tag::Held, |w| adapter.save_held(index, &mut Mirror(area), w))?;
+            saving.section(Tag::Held, |w| {
+                adapter.save_held(index, &mut Mirror(area), w)
+            })?;
         }
         saving.section(Tag::End, |_| Ok(()))?;
         saving.complete = true;
@@ -144,29 +167,52 @@ impl Inner {
         let id = self.next_session();
         let decoder = Decoder::new(dev.data().get_ref().layout());
         let file = ResumingFile::open(dev, id)?;
-        self.session = Session::Resuming(Resuming { id, decoder, pending: KVVec::new(), failed: false });
+        self.session = Session::Resuming(Resuming {
+            id,
+            decoder,
+            pending: KVVec::new(),
+            failed: false,
+        });
         Ok(file)
     }
 
     /// Takes over all sections that are complete.
     fn decode(&mut self, dev: &Device<Vf>) -> Result<(), Refused> {
-        let Self { session: Session::Resuming(resuming), adapter, mode: Mode::Emulated(e), .. } = self else {
+        let Self {
+            session: Session::Resuming(resuming),
+            adapter,
+            mode: Mode::Emulated(e),
+            ..
+        } = self
+        else {
             return Err(Refused("the device is not resuming"));
         };
-        let area = e.private.area().ok_or(Refused("no memory for held frames"))?;
+        let area = e
+            .private
+            .area()
+            .ok_or(Refused("no memory for held frames"))?;
         let mut done = 0;
         loop {
             let have = resuming.pending.get(done..).unwrap_or(&[]);
             match resuming.decoder.step(have)? {
                 Step::NeedMore => break,
                 Step::Header { consumed } => done += consumed,
-                Step::Section { tag, start, end, consumed } => {
+                Step::Section {
+                    tag,
+                    start,
+                    end,
+                    consumed,
+                } => {
                     let payload = have.get(start..end).ok_or(Refused("bad section"))?;
                     let mut r = image::Reader::new(payload);
                     match tag {
                         Tag::Control => adapter.load_control(&mut r, &mut RealVf(dev))?,
                         Tag::State => {
-                            adapter.load_state(&mut r, &mut RealVf(dev), &mut RamPages(&e.pages))?;
+                            adapter.load_state(
+                                &mut r,
+                                &mut RealVf(dev),
+                                &mut RamPages(&e.pages),
+                            )?;
                         }
                         Tag::Held => adapter.load_held(&mut r, &mut Mirror(area))?,
                         // Nothing may fail later: the address is asked for now.
@@ -192,7 +238,13 @@ pub(crate) struct SavingFile {
 
 impl SavingFile {
     fn open(dev: &Device<Vf>, id: u64) -> Result<ARef<File>> {
-        let data = Arc::new(Self { dev: dev.into(), id }, GFP_KERNEL_ACCOUNT)?;
+        let data = Arc::new(
+            Self {
+                dev: dev.into(),
+                id,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
         vfio::file::open(c"semiassign-saving", data, Direction::Saving)
     }
 }
@@ -202,7 +254,9 @@ impl DataFile for SavingFile {
 
     fn read(&self, to: &mut UserSliceWriter) -> Result<usize> {
         let mut inner = self.dev.data().get_ref().lock(&self.dev);
-        let Inner { session, adapter, .. } = &mut *inner;
+        let Inner {
+            session, adapter, ..
+        } = &mut *inner;
         let saving = match session {
             Session::Saving(s) if s.id == self.id => s,
             _ => return Err(ENODEV),
@@ -222,7 +276,10 @@ impl DataFile for SavingFile {
             saving.generation = generation;
         }
         let bytes = saving.left().min(to.len());
-        let part = saving.out.get(saving.read..saving.read + bytes).ok_or(EIO)?;
+        let part = saving
+            .out
+            .get(saving.read..saving.read + bytes)
+            .ok_or(EIO)?;
         to.write_slice(part)?;
         saving.read += bytes;
         Ok(bytes)
@@ -241,8 +298,12 @@ impl DataFile for SavingFile {
             Session::Saving(s) if s.id == self.id => {
                 let initial = s.initial.saturating_sub(s.read);
                 let changed = inner.adapter.control_generation() != s.generation;
-                let dirty = s.left().saturating_sub(initial) + if changed { STATE_BYTES } else { 0 };
-                Ok(PrecopyInfo { initial_bytes: initial as u64, dirty_bytes: dirty as u64 })
+                let dirty =
+                    s.left().saturating_sub(initial) + if changed { STATE_BYTES } else { 0 };
+                Ok(PrecopyInfo {
+                    initial_bytes: initial as u64,
+                    dirty_bytes: dirty as u64,
+                })
             }
             _ => Err(ENODEV),
         }
@@ -266,7 +327,13 @@ pub(crate) struct ResumingFile {
 
 impl ResumingFile {
     fn open(dev: &Device<Vf>, id: u64) -> Result<ARef<File>> {
-        let data = Arc::new(Self { dev: dev.into(), id }, GFP_KERNEL_ACCOUNT)?;
+        let data = Arc::new(
+            Self {
+                dev: dev.into(),
+                id,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
         vfio::file::open(c"semiassign-resuming", data, Direction::Resuming)
     }
 }

@@ -87,8 +87,15 @@ impl StatusFile {
     pub(crate) fn new(dev: &Device<Vf>) -> Option<Self> {
         let dir = crate::debugfs_root()?.subdir(dev.name());
         let shown = Shown(dev.into());
-        let file = KBox::pin_init(dir.read_callback_file(c"status", Ok::<_, Error>(shown), &show), GFP_KERNEL).ok()?;
-        Some(Self { _file: file, _dir: dir })
+        let file = KBox::pin_init(
+            dir.read_callback_file(c"status", Ok::<_, Error>(shown), &show),
+            GFP_KERNEL,
+        )
+        .ok()?;
+        Some(Self {
+            _file: file,
+            _dir: dir,
+        })
     }
 }
 

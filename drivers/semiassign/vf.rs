@@ -93,7 +93,10 @@ impl Vf {
 impl Inner {
     /// Whether a direct write of the device could go unreported.
     pub(crate) fn is_tracking(&self) -> bool {
-        let saving = matches!(self.state, State::PreCopy | State::PreCopyP2p | State::StopCopy);
+        let saving = matches!(
+            self.state,
+            State::PreCopy | State::PreCopyP2p | State::StopCopy
+        );
         saving || self.saving_files > 0 || self.log.is_some()
     }
 
@@ -160,7 +163,11 @@ impl Operations for Vf {
 
     fn bound(dev: &Device<Self>) {
         let vf = dev.data().get_ref();
-        dev_info!(dev.as_dev(), "semiassign: {} bound, assigned until its guest migrates\n", vf.layout.name);
+        dev_info!(
+            dev.as_dev(),
+            "semiassign: {} bound, assigned until its guest migrates\n",
+            vf.layout.name
+        );
         *vf.status.lock() = StatusFile::new(dev);
     }
 
@@ -172,7 +179,12 @@ impl Operations for Vf {
     fn open(dev: &Device<Self>) -> Result {
         let vf = dev.data().get_ref();
         if dev.bar_bytes() != u64::from(vf.layout.bar_bytes) {
-            dev_warn!(dev.as_dev(), "semiassign: BAR 0 has {} bytes, not those of {}\n", dev.bar_bytes(), vf.layout.name);
+            dev_warn!(
+                dev.as_dev(),
+                "semiassign: BAR 0 has {} bytes, not those of {}\n",
+                dev.bar_bytes(),
+                vf.layout.name
+            );
             return Err(ENODEV);
         }
         let mut inner = vf.inner.lock();
@@ -201,7 +213,10 @@ impl Operations for Vf {
 
     fn reset_done(dev: &Device<Self>) {
         // May run under the memory lock, which the holder of our lock may wait for.
-        dev.data().get_ref().reset_noted.store(true, Ordering::SeqCst);
+        dev.data()
+            .get_ref()
+            .reset_noted
+            .store(true, Ordering::SeqCst);
     }
 
     fn mappable() -> Range<u64> {
@@ -218,7 +233,10 @@ impl Operations for Vf {
                 return Err(EBUSY);
             }
             if !vf.trapped_page_mapped.swap(true, Ordering::SeqCst) {
-                dev_warn!(dev.as_dev(), "semiassign: the control page was mapped: not migratable until closed\n");
+                dev_warn!(
+                    dev.as_dev(),
+                    "semiassign: the control page was mapped: not migratable until closed\n"
+                );
             }
         }
         Ok(())
@@ -239,7 +257,11 @@ impl Operations for Vf {
         let (start, end) = vf.layout.trapped;
         if (start..end).contains(&at) {
             match pages {
-                Some(pages) => inner.adapter.read(at, &mut RealVf(dev), Some(&mut RamPages(&pages))),
+                Some(pages) => {
+                    inner
+                        .adapter
+                        .read(at, &mut RealVf(dev), Some(&mut RamPages(&pages)))
+                }
                 None => inner.adapter.read(at, &mut RealVf(dev), None),
             }
         } else {
@@ -257,7 +279,11 @@ impl Operations for Vf {
         let (start, end) = vf.layout.trapped;
         if (start..end).contains(&at) {
             match pages {
-                Some(pages) => inner.adapter.write(at, val, &mut RealVf(dev), Some(&mut RamPages(&pages))),
+                Some(pages) => {
+                    inner
+                        .adapter
+                        .write(at, val, &mut RealVf(dev), Some(&mut RamPages(&pages)))
+                }
                 None => inner.adapter.write(at, val, &mut RealVf(dev), None),
             }
         } else {

@@ -157,12 +157,17 @@ impl<T: Operations> Device<T> {
         let dev: &device::Device<device::Bound> = pdev.as_ref();
         // SAFETY: The size covers `Self`, the parent is bound, and the table of operations is static.
         let raw = unsafe {
-            bindings::_vfio_alloc_device(bytes, core::ptr::from_ref(dev).cast_mut().cast(), &VTable::<T>::OPS)
+            bindings::_vfio_alloc_device(
+                bytes,
+                core::ptr::from_ref(dev).cast_mut().cast(),
+                &VTable::<T>::OPS,
+            )
         };
         let raw = kernel::error::from_err_ptr(raw)?;
         // SAFETY: The core initialised the object at offset 0 of a zeroed allocation (`has_data` is false),
         // and hands us its first reference.
-        let this: ARef<Self> = unsafe { ARef::from_raw(NonNull::new_unchecked(raw.cast::<Self>())) };
+        let this: ARef<Self> =
+            unsafe { ARef::from_raw(NonNull::new_unchecked(raw.cast::<Self>())) };
         let init = T::new(pdev);
         // SAFETY: The slot is inside an allocation that does not move, and nobody else can see it yet.
         unsafe { pin_init::raw_try_init(this.data.get().cast::<T>(), init)? };
@@ -351,7 +356,11 @@ impl<T: Operations> VTable<T> {
     /// # Safety
     ///
     /// Called by the core for an open `Device<T>`.
-    unsafe extern "C" fn ioctl(vdev: *mut bindings::vfio_device, cmd: c_uint, arg: c_ulong) -> c_long {
+    unsafe extern "C" fn ioctl(
+        vdev: *mut bindings::vfio_device,
+        cmd: c_uint,
+        arg: c_ulong,
+    ) -> c_long {
         // An ioeventfd writes to the real BAR from the kernel, past the driver.
         if cmd == VFIO_DEVICE_IOEVENTFD {
             return ENOTTY.to_errno() as c_long;
@@ -390,15 +399,18 @@ mod iommufd {
     pub(super) const BIND: Option<
         unsafe extern "C" fn(*mut vfio_device, *mut iommufd_ctx, *mut u32) -> kernel::ffi::c_int,
     > = Some(vfio_iommufd_physical_bind);
-    pub(super) const UNBIND: Option<unsafe extern "C" fn(*mut vfio_device)> = Some(vfio_iommufd_physical_unbind);
-    pub(super) const ATTACH: Option<unsafe extern "C" fn(*mut vfio_device, *mut u32) -> kernel::ffi::c_int> =
-        Some(vfio_iommufd_physical_attach_ioas);
+    pub(super) const UNBIND: Option<unsafe extern "C" fn(*mut vfio_device)> =
+        Some(vfio_iommufd_physical_unbind);
+    pub(super) const ATTACH: Option<
+        unsafe extern "C" fn(*mut vfio_device, *mut u32) -> kernel::ffi::c_int,
+    > = Some(vfio_iommufd_physical_attach_ioas);
     pub(super) const DETACH: Option<unsafe extern "C" fn(*mut vfio_device)> =
         Some(vfio_iommufd_physical_detach_ioas);
 }
 #[cfg(CONFIG_IOMMUFD)]
 use iommufd::{
-    ATTACH as IOMMUFD_ATTACH, BIND as IOMMUFD_BIND, DETACH as IOMMUFD_DETACH, UNBIND as IOMMUFD_UNBIND,
+    ATTACH as IOMMUFD_ATTACH, BIND as IOMMUFD_BIND, DETACH as IOMMUFD_DETACH,
+    UNBIND as IOMMUFD_UNBIND,
 };
 
 #[cfg(not(CONFIG_IOMMUFD))]
@@ -408,6 +420,7 @@ const IOMMUFD_BIND: Option<
 #[cfg(not(CONFIG_IOMMUFD))]
 const IOMMUFD_UNBIND: Option<unsafe extern "C" fn(*mut bindings::vfio_device)> = None;
 #[cfg(not(CONFIG_IOMMUFD))]
-const IOMMUFD_ATTACH: Option<unsafe extern "C" fn(*mut bindings::vfio_device, *mut u32) -> c_int> = None;
+const IOMMUFD_ATTACH: Option<unsafe extern "C" fn(*mut bindings::vfio_device, *mut u32) -> c_int> =
+    None;
 #[cfg(not(CONFIG_IOMMUFD))]
 const IOMMUFD_DETACH: Option<unsafe extern "C" fn(*mut bindings::vfio_device)> = None;

@@ -17,7 +17,10 @@ use kernel::prelude::*;
 pub const SUPPORTED: bool = cfg!(CONFIG_IOMMUFD_DRIVER);
 
 /// Where a report goes.
-pub struct Report<'a>(*mut bindings::iova_bitmap, PhantomData<&'a mut bindings::iova_bitmap>);
+pub struct Report<'a>(
+    *mut bindings::iova_bitmap,
+    PhantomData<&'a mut bindings::iova_bitmap>,
+);
 
 impl Report<'_> {
     /// Reports that `[iova, iova + bytes)` was written.

@@ -48,7 +48,9 @@ unsafe impl<T: Operations> Sync for Driver<T> {}
 
 impl<T: Operations> Driver<T> {
     /// Registers the driver for the devices in `ids`.
-    pub fn new<I: 'static>(ids: &'static dyn IdTable<pci::DeviceId, I>) -> impl PinInit<Self, Error> {
+    pub fn new<I: 'static>(
+        ids: &'static dyn IdTable<pci::DeviceId, I>,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             raw <- Opaque::try_ffi_init(move |raw: *mut bindings::pci_driver| {
                 // SAFETY: `raw` is memory for a `pci_driver` that stays where it is until it is unregistered
@@ -85,7 +87,10 @@ impl<T: Operations> Driver<T> {
     /// # Safety
     ///
     /// Called by the PCI core for a device that is being bound.
-    unsafe extern "C" fn probe(pdev: *mut bindings::pci_dev, _id: *const bindings::pci_device_id) -> c_int {
+    unsafe extern "C" fn probe(
+        pdev: *mut bindings::pci_dev,
+        _id: *const bindings::pci_device_id,
+    ) -> c_int {
         // SAFETY: The device is bound for the time of this call, and `pci::Device` is transparent.
         let pci_dev = unsafe { &*pdev.cast::<pci::Device<device::Bound>>() };
         from_result(|| {
@@ -107,7 +112,9 @@ impl<T: Operations> Driver<T> {
     unsafe extern "C" fn remove(pdev: *mut bindings::pci_dev) {
         // SAFETY: Set by `probe`.
         let raw = unsafe { bindings::dev_get_drvdata(&raw mut (*pdev).dev) };
-        let Some(raw) = NonNull::new(raw.cast::<Device<T>>()) else { return };
+        let Some(raw) = NonNull::new(raw.cast::<Device<T>>()) else {
+            return;
+        };
         // SAFETY: This is the reference that `probe` left here.
         let dev = unsafe { ARef::from_raw(raw) };
         // SAFETY: Registered by `probe`. Returns when there is no user any more.

@@ -126,7 +126,8 @@ impl<F: DataFile> VTable<F> {
         // SAFETY: Called for an open data file.
         let data = unsafe { Self::borrow(file) };
         let mut to = UserSlice::new(UserPtr::from_ptr(buf.cast()), count).writer();
-        data.read(&mut to).map_or_else(|e| e.to_errno() as isize, |n| n as isize)
+        data.read(&mut to)
+            .map_or_else(|e| e.to_errno() as isize, |n| n as isize)
     }
 
     /// # Safety
@@ -144,7 +145,8 @@ impl<F: DataFile> VTable<F> {
         // SAFETY: Called for an open data file.
         let data = unsafe { Self::borrow(file) };
         let mut from = UserSlice::new(UserPtr::from_ptr(buf.cast_mut().cast()), count).reader();
-        data.write(&mut from).map_or_else(|e| e.to_errno() as isize, |n| n as isize)
+        data.write(&mut from)
+            .map_or_else(|e| e.to_errno() as isize, |n| n as isize)
     }
 
     /// # Safety
@@ -158,7 +160,8 @@ impl<F: DataFile> VTable<F> {
                 return Err(ENOTTY);
             }
             let bytes = size_of::<bindings::vfio_precopy_info>();
-            let (mut reader, mut writer) = UserSlice::new(UserPtr::from_addr(arg), bytes).reader_writer();
+            let (mut reader, mut writer) =
+                UserSlice::new(UserPtr::from_addr(arg), bytes).reader_writer();
             let argsz = reader.read::<u32>()?;
             if (argsz as usize) < bytes {
                 return Err(EINVAL);

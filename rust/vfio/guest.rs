@@ -69,7 +69,13 @@ impl<T: Operations> Device<T> {
             let part = buf.get(from..from + bytes).ok_or(EINVAL)?;
             // SAFETY: The buffer is as long as told, and only read.
             to_result(unsafe {
-                bindings::vfio_dma_rw(self.vdev(), at, part.as_ptr().cast_mut().cast(), bytes, true)
+                bindings::vfio_dma_rw(
+                    self.vdev(),
+                    at,
+                    part.as_ptr().cast_mut().cast(),
+                    bytes,
+                    true,
+                )
             })?;
         }
         Ok(())
@@ -89,7 +95,13 @@ impl<T: Operations> Device<T> {
             // SAFETY: `memory` is valid for `len` bytes; it is shared with a device, which may see any
             // mixture of old and new, and no Rust reference to it exists.
             to_result(unsafe {
-                bindings::vfio_dma_rw(self.vdev(), at, memory.as_ptr().add(from).cast(), bytes, false)
+                bindings::vfio_dma_rw(
+                    self.vdev(),
+                    at,
+                    memory.as_ptr().add(from).cast(),
+                    bytes,
+                    false,
+                )
             })?;
         }
         Ok(())
@@ -108,7 +120,13 @@ impl<T: Operations> Device<T> {
         for (at, offset, bytes) in pages(iova, len) {
             // SAFETY: As for `dma_read_to`; the memory is only read.
             to_result(unsafe {
-                bindings::vfio_dma_rw(self.vdev(), at, memory.as_ptr().add(offset).cast(), bytes, true)
+                bindings::vfio_dma_rw(
+                    self.vdev(),
+                    at,
+                    memory.as_ptr().add(offset).cast(),
+                    bytes,
+                    true,
+                )
             })?;
         }
         Ok(())
@@ -123,7 +141,8 @@ impl<T: Operations> Device<T> {
     pub fn narrow_dirty_scope(&self, iova: u64) -> Result {
         PINNING.fetch_add(1, Ordering::SeqCst);
         // SAFETY: The device has a `dma_unmap` operation and is open.
-        let ret = unsafe { bindings::vfio_helper_pin_once(self.vdev(), iova & !(PAGE_SIZE as u64 - 1)) };
+        let ret =
+            unsafe { bindings::vfio_helper_pin_once(self.vdev(), iova & !(PAGE_SIZE as u64 - 1)) };
         PINNING.fetch_sub(1, Ordering::SeqCst);
         to_result(ret)
     }
@@ -135,7 +154,11 @@ impl<T: Operations> Device<T> {
 /// # Safety
 ///
 /// Called by the core for a `Device<T>`.
-pub(crate) unsafe extern "C" fn dma_unmap<T: Operations>(_vdev: *mut bindings::vfio_device, _iova: u64, _len: u64) {
+pub(crate) unsafe extern "C" fn dma_unmap<T: Operations>(
+    _vdev: *mut bindings::vfio_device,
+    _iova: u64,
+    _len: u64,
+) {
     for _ in 0..UNMAP_WAIT_MS {
         if PINNING.load(Ordering::SeqCst) == 0 {
             return;

@@ -41,7 +41,11 @@ impl Area {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(EINVAL)?;
         // SAFETY: Process context.
         let memory = unsafe { bindings::vfio_helper_vmalloc(bytes) };
-        Ok(Self { memory: NonNull::new(memory.cast()).ok_or(ENOMEM)?, bytes, iova: 0 })
+        Ok(Self {
+            memory: NonNull::new(memory.cast()).ok_or(ENOMEM)?,
+            bytes,
+            iova: 0,
+        })
     }
 
     /// Where the device sees byte 0.
@@ -70,7 +74,11 @@ impl Area {
             // SAFETY: Both are valid for the length. A C copy, because the device may write meanwhile.
             Some(memory) => unsafe {
                 bindings::vfio_helper_dma_rmb();
-                bindings::vfio_helper_copy(buf.as_mut_ptr().cast(), memory.as_ptr().cast(), buf.len());
+                bindings::vfio_helper_copy(
+                    buf.as_mut_ptr().cast(),
+                    memory.as_ptr().cast(),
+                    buf.len(),
+                );
                 bindings::vfio_helper_dma_rmb();
             },
             None => buf.fill(0),
@@ -81,7 +89,9 @@ impl Area {
     pub fn write(&self, at: usize, buf: &[u8]) {
         if let Some(memory) = self.slice(at, buf.len()) {
             // SAFETY: As for `read`.
-            unsafe { bindings::vfio_helper_copy(memory.as_ptr().cast(), buf.as_ptr().cast(), buf.len()) }
+            unsafe {
+                bindings::vfio_helper_copy(memory.as_ptr().cast(), buf.as_ptr().cast(), buf.len())
+            }
         }
     }
 }
@@ -169,7 +179,8 @@ impl<T: Operations> Private<T> {
     pub fn new(dev: &Device<T>, bytes: usize) -> Result<Self> {
         let mut area = Area::new(bytes)?;
         // SAFETY: The PCI device is there as long as `dev`.
-        let group = NonNull::new(unsafe { bindings::iommu_group_get(dev.raw_dev()) }).ok_or(ENODEV)?;
+        let group =
+            NonNull::new(unsafe { bindings::iommu_group_get(dev.raw_dev()) }).ok_or(ENODEV)?;
         // SAFETY: As above.
         let domain = from_err_ptr(unsafe { bindings::vfio_helper_paging_domain(dev.raw_dev()) })
             .and_then(|domain| NonNull::new(domain).ok_or(ENOMEM));
@@ -184,7 +195,13 @@ impl<T: Operations> Private<T> {
         // SAFETY: The domain was just allocated; as type1 does before anything is mapped.
         unsafe { bindings::vfio_helper_enforce_coherency(domain.as_ptr()) };
         // INVARIANT: Not attached; with no area yet, nothing needs to be mapped.
-        let mut this = Self { dev: dev.into(), group, domain, area: None, user: None };
+        let mut this = Self {
+            dev: dev.into(),
+            group,
+            domain,
+            area: None,
+            user: None,
+        };
         area.iova = this.place(area.bytes as u64)?;
         this.map(&area)?;
         this.area = Some(area);
@@ -200,7 +217,11 @@ impl<T: Operations> Private<T> {
         for _ in 0..64 {
             // SAFETY: The group is referenced.
             let reserved = unsafe {
-                bindings::vfio_helper_iova_is_reserved(self.group.as_ptr(), start, start + bytes - 1)
+                bindings::vfio_helper_iova_is_reserved(
+                    self.group.as_ptr(),
+                    start,
+                    start + bytes - 1,
+                )
             };
             if !reserved {
                 return Ok(start);
@@ -240,7 +261,9 @@ impl<T: Operations> Private<T> {
         let mut ret = Err(EBUSY);
         for _ in 0..ATTACH_TRIES {
             // SAFETY: Both are alive.
-            ret = to_result(unsafe { bindings::iommu_attach_group(domain.as_ptr(), self.group.as_ptr()) });
+            ret = to_result(unsafe {
+                bindings::iommu_attach_group(domain.as_ptr(), self.group.as_ptr())
+            });
             if ret != Err(EBUSY) {
                 break;
             }
@@ -286,7 +309,9 @@ impl<T: Operations> Private<T> {
     ///
     /// The user's domain cannot be attached: no domain is.
     pub fn detach(&mut self) -> Result {
-        let Some(user) = self.user.take() else { return Ok(()) };
+        let Some(user) = self.user.take() else {
+            return Ok(());
+        };
         // SAFETY: Attached by `attach`.
         unsafe { bindings::iommu_detach_group(self.domain.as_ptr(), self.group.as_ptr()) };
         if self.dev.life() != Some(user.life) {

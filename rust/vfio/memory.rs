@@ -46,7 +46,12 @@ impl<T: Operations> Pages<T> {
         if start % page != 0 || bytes % page != 0 || nr_pages > MAX_PAGES {
             return Err(EINVAL);
         }
-        let mut this = Self { dev: dev.into(), start, nr_pages, pages: [None; MAX_PAGES] };
+        let mut this = Self {
+            dev: dev.into(),
+            start,
+            nr_pages,
+            pages: [None; MAX_PAGES],
+        };
         for slot in this.pages.iter_mut().take(nr_pages) {
             // SAFETY: Process context.
             let page = unsafe { bindings::vfio_helper_alloc_page() };
@@ -97,7 +102,8 @@ impl<T: Operations> Pages<T> {
 impl<T: Operations> Drop for Pages<T> {
     fn drop(&mut self) {
         // Zap, then free: KVM and page tables hold no reference to what they map.
-        self.dev.zap(self.start, self.start + (self.nr_pages * PAGE_SIZE) as u64);
+        self.dev
+            .zap(self.start, self.start + (self.nr_pages * PAGE_SIZE) as u64);
         for page in self.pages.iter().flatten() {
             // SAFETY: Allocated in `new`, in no mapping any more; `fault` needs a reference to `self` to
             // insert one again.

@@ -132,7 +132,9 @@ impl<T: Operations> VTable<T> {
     ) -> *mut bindings::file {
         // SAFETY: The core calls this for our device.
         let dev = unsafe { Device::<T>::from_raw(vdev) };
-        let result = State::from_raw(to).ok_or(EINVAL).and_then(|to| T::set_state(dev, to));
+        let result = State::from_raw(to)
+            .ok_or(EINVAL)
+            .and_then(|to| T::set_state(dev, to));
         match result {
             Ok(None) => core::ptr::null_mut(),
             // The core takes the reference over.
@@ -156,7 +158,10 @@ impl<T: Operations> VTable<T> {
     /// # Safety
     ///
     /// Called by the core for an open `Device<T>`.
-    unsafe extern "C" fn get_data_size(vdev: *mut bindings::vfio_device, bytes: *mut c_ulong) -> c_int {
+    unsafe extern "C" fn get_data_size(
+        vdev: *mut bindings::vfio_device,
+        bytes: *mut c_ulong,
+    ) -> c_int {
         // SAFETY: The core calls this for our device, and lends `bytes`.
         unsafe { *bytes = T::data_bytes(Device::<T>::from_raw(vdev)) };
         0

@@ -70,20 +70,33 @@ impl<T: Operations> Device<T> {
         // SAFETY: Resources of a bound device are constant; the index is checked by `get`.
         unsafe {
             let resources = &(*self.pdev()).resource;
-            resources.get(T::BAR as usize).map_or(0, |r| if r.end == 0 { 0 } else { r.end - r.start + 1 })
+            resources.get(T::BAR as usize).map_or(0, |r| {
+                if r.end == 0 {
+                    0
+                } else {
+                    r.end - r.start + 1
+                }
+            })
         }
     }
 
     fn bar_start(&self) -> u64 {
         // SAFETY: As for `bar_bytes`.
-        unsafe { (*self.pdev()).resource.get(T::BAR as usize).map_or(0, |r| r.start) }
+        unsafe {
+            (*self.pdev())
+                .resource
+                .get(T::BAR as usize)
+                .map_or(0, |r| r.start)
+        }
     }
 
     /// Takes `[start, end)` of [`Operations::BAR`] out of all mappings: the next touch faults.
     pub fn zap(&self, start: u64, end: u64) {
         let at = (u64::from(T::BAR) << OFFSET_SHIFT) + start;
         // SAFETY: The inode lives as long as the registered device.
-        unsafe { bindings::vfio_helper_zap(self.vdev(), at as i64, end.saturating_sub(start) as i64) };
+        unsafe {
+            bindings::vfio_helper_zap(self.vdev(), at as i64, end.saturating_sub(start) as i64)
+        };
     }
 }
 
@@ -109,7 +122,9 @@ impl<T: Operations> Fault<'_, T> {
     pub fn insert_bar(self) -> FaultResult {
         let pfn = (self.dev.bar_start() + self.at) >> PAGE_SHIFT;
         // SAFETY: The memory lock is held; the page is inside the BAR, which `mmap` checked.
-        FaultResult(unsafe { bindings::vfio_pci_vmf_insert_pfn(self.dev.core(), self.vmf, pfn as usize, 0) })
+        FaultResult(unsafe {
+            bindings::vfio_pci_vmf_insert_pfn(self.dev.core(), self.vmf, pfn as usize, 0)
+        })
     }
 
     /// Shows the page that stands in for it, if `pages` has one; the page of the hardware otherwise.
@@ -118,7 +133,11 @@ impl<T: Operations> Fault<'_, T> {
             // SAFETY: The VMA is a PFN mapping that the core set up; the page outlives the mapping, because
             // dropping `Pages` takes it out of all mappings first.
             Some(pfn) => FaultResult(unsafe {
-                bindings::vmf_insert_pfn((*self.vmf).__bindgen_anon_1.vma, (*self.vmf).__bindgen_anon_1.address, pfn)
+                bindings::vmf_insert_pfn(
+                    (*self.vmf).__bindgen_anon_1.vma,
+                    (*self.vmf).__bindgen_anon_1.address,
+                    pfn,
+                )
             }),
             None => self.insert_bar(),
         }
@@ -132,10 +151,19 @@ unsafe extern "C" fn fault<T: Operations>(vmf: *mut bindings::vm_fault) -> bindi
     // SAFETY: By this function's contract; a mapping holds the device file, and so the device, open.
     let (dev, pgoff) = unsafe {
         let vma = (*vmf).__bindgen_anon_1.vma;
-        (Device::<T>::from_raw((*vma).vm_private_data.cast()), (*vmf).__bindgen_anon_1.pgoff)
+        (
+            Device::<T>::from_raw((*vma).vm_private_data.cast()),
+            (*vmf).__bindgen_anon_1.pgoff,
+        )
     };
     let at = ((pgoff as u64) << PAGE_SHIFT) & OFFSET_MASK;
-    let fault = Fault { dev, vmf, at, _memory: dev.memory(), _vmf: PhantomData };
+    let fault = Fault {
+        dev,
+        vmf,
+        at,
+        _memory: dev.memory(),
+        _vmf: PhantomData,
+    };
     T::fault(dev, fault).0
 }
 
@@ -143,8 +171,10 @@ struct VmOps<T>(PhantomData<T>);
 
 impl<T: Operations> VmOps<T> {
     /// Without `huge_fault`: a leaf that covers several pages would hide that some are substituted.
-    const OPS: bindings::vm_operations_struct =
-        bindings::vm_operations_struct { fault: Some(fault::<T>), ..pin_init::zeroed() };
+    const OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(fault::<T>),
+        ..pin_init::zeroed()
+    };
 }
 
 /// # Safety
@@ -157,7 +187,11 @@ pub(crate) unsafe extern "C" fn mmap<T: Operations>(
     // SAFETY: The core calls this for our device, and for a VMA that is being set up.
     let (dev, pgoff, bytes) = unsafe {
         let area = &(*vma).__bindgen_anon_1.__bindgen_anon_1;
-        (Device::<T>::from_raw(vdev), (*vma).vm_pgoff as u64, (area.vm_end - area.vm_start) as u64)
+        (
+            Device::<T>::from_raw(vdev),
+            (*vma).vm_pgoff as u64,
+            (area.vm_end - area.vm_start) as u64,
+        )
     };
     from_result(|| {
         let start = pgoff << PAGE_SHIFT;
@@ -187,7 +221,9 @@ pub(crate) unsafe extern "C" fn info<T: Operations>(
 ) -> c_int {
     from_result(|| {
         // SAFETY: Passed on as it came.
-        kernel::error::to_result(unsafe { bindings::vfio_pci_ioctl_get_region_info(vdev, info, caps) })?;
+        kernel::error::to_result(unsafe {
+            bindings::vfio_pci_ioctl_get_region_info(vdev, info, caps)
+        })?;
         // SAFETY: The core lends both for the time of the call.
         let (index, flags) = unsafe { ((*info).index, (*info).flags) };
         if index != T::BAR || flags & bindings::VFIO_REGION_INFO_FLAG_MMAP == 0 {
@@ -253,7 +289,11 @@ impl Iterator for Dwords {
 /// # Safety
 ///
 /// `ppos` is valid.
-unsafe fn dwords<T: Operations>(dev: &Device<T>, count: usize, ppos: *const i64) -> Option<Result<Dwords>> {
+unsafe fn dwords<T: Operations>(
+    dev: &Device<T>,
+    count: usize,
+    ppos: *const i64,
+) -> Option<Result<Dwords>> {
     // SAFETY: By this function's contract.
     let pos = unsafe { *ppos } as u64;
     if pos >> OFFSET_SHIFT != u64::from(T::BAR) {
@@ -264,7 +304,12 @@ unsafe fn dwords<T: Operations>(dev: &Device<T>, count: usize, ppos: *const i64)
     if at >= bytes {
         return Some(Err(EINVAL));
     }
-    Some(Ok(Dwords { at, left: count.min(usize::try_from(bytes - at).unwrap_or(0)).min(PAGE_SIZE) }))
+    Some(Ok(Dwords {
+        at,
+        left: count
+            .min(usize::try_from(bytes - at).unwrap_or(0))
+            .min(PAGE_SIZE),
+    }))
 }
 
 /// # Safety
@@ -289,7 +334,9 @@ pub(crate) unsafe extern "C" fn read<T: Operations>(
     let mut user = UserSlice::new(UserPtr::from_ptr(buf.cast()), total).writer();
     for (at, first, bytes) in dwords {
         let val = T::read32(dev, at).to_le_bytes();
-        let Some(part) = val.get(first..first + bytes) else { break };
+        let Some(part) = val.get(first..first + bytes) else {
+            break;
+        };
         if user.write_slice(part).is_err() {
             return EFAULT.to_errno() as isize;
         }
@@ -321,7 +368,9 @@ pub(crate) unsafe extern "C" fn write<T: Operations>(
     let mut user = UserSlice::new(UserPtr::from_ptr(buf.cast_mut().cast()), total).reader();
     for (at, _, bytes) in dwords {
         let mut val = [0u8; 4];
-        let Some(part) = val.get_mut(..bytes) else { break };
+        let Some(part) = val.get_mut(..bytes) else {
+            break;
+        };
         if user.read_slice(part).is_err() {
             return EFAULT.to_errno() as isize;
         }

@@ -44,7 +44,10 @@ impl<W: Turn> Worker<W> {
             bindings::vfio_helper_kthread_run(Some(Self::run), data, name.as_char_ptr())
         })?;
         // INVARIANT: The thread ends only after `kthread_stop`.
-        Ok(Self { task: NonNull::new(task).ok_or(ENOMEM)?, work })
+        Ok(Self {
+            task: NonNull::new(task).ok_or(ENOMEM)?,
+            work,
+        })
     }
 
     /// Ends the sleep of the thread.
