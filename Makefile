@@ -12,7 +12,7 @@ CMD ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root modules bed l1 demo test check clean distclean
+.PHONY: help root modules bed l1 install demo test check clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,10 +24,13 @@ modules: root ## build semiassign.ko for the stock kernel; the checkout stays cl
 	@tools/root/build-module
 
 bed: root
-	@$(CARGO) build --release --quiet --bin bed
+	@$(CARGO) build --release --bin bed
 
 l1: bed ## boot the host under test, run CMD='shell script' in it and pass its exit status on
 	@$(BED) l1 $${L1_SCRIPT:+--script "$$L1_SCRIPT"}
+
+install: modules ## install semiassign.ko on this host, if it runs the kernel it was built for
+	@tools/root/install-module
 
 demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, under traffic, and judge it
 	@$(BED) demo

@@ -18,7 +18,12 @@ pub struct Agent {
 
 impl Agent {
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), stream: None, received: Vec::new(), next_id: 1 }
+        Self {
+            path: path.to_owned(),
+            stream: None,
+            received: Vec::new(),
+            next_id: 1,
+        }
     }
 
     /// Waits until the guest has booted far enough to answer.
@@ -31,12 +36,17 @@ impl Agent {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        bail!("the guest's agent did not answer within {} s", limit.as_secs())
+        bail!(
+            "the guest's agent did not answer within {} s",
+            limit.as_secs()
+        )
     }
 
     /// Runs a shell command in the guest; its output, or an error if it failed.
     pub fn sh(&mut self, script: &str) -> Result<String> {
-        let (rc, out) = self.ask(script, Duration::from_secs(60)).with_context(|| format!("guest: `{script}`"))?;
+        let (rc, out) = self
+            .ask(script, Duration::from_secs(60))
+            .with_context(|| format!("guest: `{script}`"))?;
         if rc != 0 {
             bail!("guest: `{script}` ended with {rc}: {}", out.trim());
         }
@@ -56,9 +66,14 @@ impl Agent {
         while start.elapsed() < limit {
             if let Some(line) = self.next_line()? {
                 // Answers to questions given up earlier, and line noise of a boot, are not ours.
-                let Ok(answer) = serde_json::from_slice::<Value>(&line) else { continue };
+                let Ok(answer) = serde_json::from_slice::<Value>(&line) else {
+                    continue;
+                };
                 if answer["id"].as_u64() == Some(id) {
-                    return Ok((answer["rc"].as_i64().unwrap_or(-1), answer["out"].as_str().unwrap_or("").to_owned()));
+                    return Ok((
+                        answer["rc"].as_i64().unwrap_or(-1),
+                        answer["out"].as_str().unwrap_or("").to_owned(),
+                    ));
                 }
             }
         }
@@ -67,7 +82,9 @@ impl Agent {
 
     fn send(&mut self, id: u64, script: &str) -> Result<()> {
         let line = format!("\n{}\n", json!({ "id": id, "sh": script }));
-        self.stream()?.write_all(line.as_bytes()).context("cannot talk to the guest's agent")
+        self.stream()?
+            .write_all(line.as_bytes())
+            .context("cannot talk to the guest's agent")
     }
 
     fn stream(&mut self) -> Result<&mut UnixStream> {
@@ -87,7 +104,11 @@ impl Agent {
         match self.stream()?.read(&mut buffer) {
             Ok(0) => bail!("QEMU closed the agent's socket"),
             Ok(count) => self.received.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(None)

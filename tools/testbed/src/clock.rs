@@ -18,7 +18,9 @@ pub fn from_realtime_us(us: u64) -> u64 {
 }
 
 fn read(id: ClockId) -> u64 {
-    clock_gettime(id).map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+    clock_gettime(id).map_or(0, |t| {
+        t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64
+    })
 }
 
 pub fn ms(ns: u64) -> f64 {
@@ -26,7 +28,11 @@ pub fn ms(ns: u64) -> f64 {
 }
 
 /// Polls `probe` until it yields a value; an error of the probe ends the wait at once.
-pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = probe()? {

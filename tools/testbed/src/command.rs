@@ -11,9 +11,16 @@ use anyhow::{bail, Context, Result};
 pub fn run(line: &str) -> Result<String> {
     let mut words = line.split_whitespace();
     let program = words.next().context("empty command")?;
-    let output = Command::new(program).args(words).output().with_context(|| format!("cannot start {program}"))?;
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .with_context(|| format!("cannot start {program}"))?;
     if !output.status.success() {
-        bail!("`{line}`: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "`{line}`: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -31,7 +38,10 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
 /// The single entry of a folder such as /sys/…/net.
 pub fn only_entry(path: impl AsRef<Path>) -> Result<Option<String>> {
     match fs::read_dir(path.as_ref()) {
-        Ok(mut entries) => Ok(entries.next().transpose()?.map(|e| e.file_name().to_string_lossy().into_owned())),
+        Ok(mut entries) => Ok(entries
+            .next()
+            .transpose()?
+            .map(|e| e.file_name().to_string_lossy().into_owned())),
         Err(_) => Ok(None),
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
 use serde_json::{json, Value};
 
 use crate::host::GUEST_IP;
-use crate::stream;
+use crate::{mmio, stream};
 
 pub fn main() -> ! {
     if let Err(error) = run() {
@@ -27,12 +27,24 @@ pub fn main() -> ! {
 
 fn run() -> Result<()> {
     let none: Option<&str> = None;
-    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")] {
-        mount(Some(kind), at, Some(kind), MsFlags::empty(), none).with_context(|| format!("cannot mount {at}"))?;
+    for (kind, at) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/tmp"),
+    ] {
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), none)
+            .with_context(|| format!("cannot mount {at}"))?;
     }
     std::env::set_var("PATH", "/bin");
     let options = fs::read_to_string("/proc/cmdline")?;
-    let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
+    let option = |name: &str| {
+        options.split_whitespace().find_map(|word| {
+            word.strip_prefix(name)?
+                .strip_prefix('=')
+                .map(str::to_owned)
+        })
+    };
     sh("ip link set lo up");
     if !options.contains("bed.nodriver") {
         load_driver()?;
@@ -42,7 +54,9 @@ fn run() -> Result<()> {
         if let Some(mtu) = option("bed.mtu") {
             sh(&format!("ip link set eth0 mtu {mtu}"));
         }
-        sh(&format!("ip addr add {GUEST_IP}/24 dev eth0; ip link set eth0 up"));
+        sh(&format!(
+            "ip addr add {GUEST_IP}/24 dev eth0; ip link set eth0 up"
+        ));
     }
     stream::serve().context("cannot serve the stream")?;
     println!("bed: guest is up");
@@ -59,7 +73,11 @@ fn load_driver() -> Result<()> {
 /// One JSON object a line: `{"id":1,"sh":"ip link"}` is answered by `{"id":1,"rc":0,"out":"…"}`.
 /// A serial port survives what is done to the network, and its state migrates.
 fn agent() -> Result<()> {
-    let port = File::options().read(true).write(true).open("/dev/ttyS1").context("no second serial port")?;
+    let port = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/ttyS1")
+        .context("no second serial port")?;
     let mut settings = tcgetattr(&port)?;
     cfmakeraw(&mut settings);
     tcsetattr(&port, SetArg::TCSANOW, &settings)?;
@@ -69,12 +87,18 @@ fn agent() -> Result<()> {
     loop {
         line.clear();
         requests.read_until(b'\n', &mut line)?;
-        let Ok(request) = serde_json::from_slice::<Value>(&line) else { continue };
+        let Ok(request) = serde_json::from_slice::<Value>(&line) else {
+            continue;
+        };
         let answer = match request["sh"].as_str() {
             Some("@reboot") => {
                 let _ = reboot(RebootMode::RB_AUTOBOOT);
                 continue;
             }
+            Some(script) if script.starts_with("@mmio ") => match mmio::run(&script[6..]) {
+                Ok(out) => json!({ "id": request["id"], "rc": 0, "out": out }),
+                Err(error) => json!({ "id": request["id"], "rc": -1, "out": format!("{error:#}") }),
+            },
             Some(script) => {
                 let (rc, out) = sh(script);
                 json!({ "id": request["id"], "rc": rc, "out": out })
@@ -86,10 +110,17 @@ fn agent() -> Result<()> {
 }
 
 fn sh(script: &str) -> (i32, String) {
-    match Command::new("/bin/busybox").args(["sh", "-c", script]).stdin(Stdio::null()).output() {
+    match Command::new("/bin/busybox")
+        .args(["sh", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+    {
         Ok(output) => {
             let text = [output.stdout, output.stderr].concat();
-            (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+            (
+                output.status.code().unwrap_or(-1),
+                String::from_utf8_lossy(&text).into_owned(),
+            )
         }
         Err(error) => (-1, error.to_string()),
     }

@@ -36,26 +36,38 @@ impl Host {
         for module in ["igb", "virtio_net", "vfio-pci", "vfio_iommu_type1"] {
             run(&format!("modprobe {module}"))?;
         }
-        let kvm = if fs::read_to_string("/proc/cpuinfo")?.contains(" vmx") { "kvm-intel" } else { "kvm-amd" };
+        let kvm = if fs::read_to_string("/proc/cpuinfo")?.contains(" vmx") {
+            "kvm-intel"
+        } else {
+            "kvm-amd"
+        };
         run(&format!("modprobe {kvm}")).context("L1 cannot run guests")?;
         let mut pfs = Vec::new();
         for bdf in PFS {
             // igb registers its netdev some time after modprobe has returned.
-            let netdev = wait_for(&format!("the netdev of {bdf}"), Duration::from_secs(30), || only_entry(device(bdf).join("net")))?;
+            let netdev = wait_for(
+                &format!("the netdev of {bdf}"),
+                Duration::from_secs(30),
+                || only_entry(device(bdf).join("net")),
+            )?;
             // A VF sends nothing while its PF is down.
             run(&format!("ip link set {netdev} up"))?;
             write(device(bdf).join("sriov_drivers_autoprobe"), "0")?;
             pfs.push(Pf { bdf, netdev });
         }
         let client_netdev = wait_for("the client's NIC", Duration::from_secs(30), || {
-            let parent = fs::read_dir(device(CLIENT_NIC))?.flatten().find(|e| e.file_name().to_string_lossy().starts_with("virtio"));
+            let parent = fs::read_dir(device(CLIENT_NIC))?
+                .flatten()
+                .find(|e| e.file_name().to_string_lossy().starts_with("virtio"));
             parent.map_or(Ok(None), |parent| only_entry(parent.path().join("net")))
         })?;
         run(&format!("ip netns add {CLIENT}"))?;
         run(&format!("ip link set {client_netdev} netns {CLIENT}"))?;
-        for line in
-            ["link set lo up".to_owned(), format!("addr add {CLIENT_IP}/24 dev {client_netdev}"), format!("link set {client_netdev} up")]
-        {
+        for line in [
+            "link set lo up".to_owned(),
+            format!("addr add {CLIENT_IP}/24 dev {client_netdev}"),
+            format!("link set {client_netdev} up"),
+        ] {
             namespace::run(&format!("ip {line}"))?;
         }
         Ok(Self { pfs, client_netdev })
@@ -82,13 +94,22 @@ impl Host {
 
     /// The administrator of the PF pins the MAC of a VF.
     pub fn pin_mac(&self, pf: usize, vf: usize, mac: &str) -> Result<()> {
-        run(&format!("ip link set {} vf {vf} mac {mac}", self.pfs[pf].netdev)).map(drop)
+        run(&format!(
+            "ip link set {} vf {vf} mac {mac}",
+            self.pfs[pf].netdev
+        ))
+        .map(drop)
     }
 
     pub fn vf(&self, pf: usize, vf: usize) -> Result<String> {
         let link = device(self.pfs[pf].bdf).join(format!("virtfn{vf}"));
-        let target = fs::read_link(&link).with_context(|| format!("no VF at {}", link.display()))?;
-        Ok(target.file_name().context("odd link")?.to_string_lossy().into_owned())
+        let target =
+            fs::read_link(&link).with_context(|| format!("no VF at {}", link.display()))?;
+        Ok(target
+            .file_name()
+            .context("odd link")?
+            .to_string_lossy()
+            .into_owned())
     }
 }
 
@@ -101,8 +122,13 @@ pub fn bind(bdf: &str, driver: &str) -> Result<()> {
     unbind(bdf)?;
     write(device(bdf).join("driver_override"), driver)?;
     write("/sys/bus/pci/drivers_probe", bdf)?;
-    let bound = fs::read_link(device(bdf).join("driver")).with_context(|| format!("{bdf} is not bound to {driver}"))?;
-    anyhow::ensure!(bound.ends_with(driver), "{bdf} is bound to {}, not to {driver}", bound.display());
+    let bound = fs::read_link(device(bdf).join("driver"))
+        .with_context(|| format!("{bdf} is not bound to {driver}"))?;
+    anyhow::ensure!(
+        bound.ends_with(driver),
+        "{bdf} is bound to {}, not to {driver}",
+        bound.display()
+    );
     Ok(())
 }
 
@@ -116,7 +142,9 @@ pub fn unbind(bdf: &str) -> Result<()> {
 
 /// The modules that a Debian user loads; the module under test may not have been built yet.
 pub fn load_semiassign() -> Result<()> {
-    run("modprobe semiassign").context("is it built? `make modules`").map(drop)
+    run("modprobe semiassign")
+        .context("is it built? `make modules`")
+        .map(drop)
 }
 
 pub fn kernel_log() -> Result<String> {

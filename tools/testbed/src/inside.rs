@@ -18,7 +18,9 @@ use crate::{command, scenario};
 
 pub fn main() -> Result<bool> {
     if std::process::id() != 1 {
-        bail!("`inside` is what L1 runs as its init; you want `make demo`, `make test` or `make l1`");
+        bail!(
+            "`inside` is what L1 runs as its init; you want `make demo`, `make test` or `make l1`"
+        );
     }
     // Whatever happens, the machine must end and L0 must see why: init must not return or panic.
     let ended = catch_unwind(AssertUnwindSafe(|| prepare().and_then(|()| work())));
@@ -37,10 +39,16 @@ pub fn main() -> Result<bool> {
 
 fn prepare() -> Result<()> {
     let none: Option<&str> = None;
-    for (kind, at) in
-        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp"), ("debugfs", "/sys/kernel/debug")]
-    {
-        mount(Some(kind), at, Some(kind), MsFlags::empty(), none).with_context(|| format!("cannot mount {at}"))?;
+    for (kind, at) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/run"),
+        ("tmpfs", "/tmp"),
+        ("debugfs", "/sys/kernel/debug"),
+    ] {
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), none)
+            .with_context(|| format!("cannot mount {at}"))?;
     }
     let words = File::options().read(true).write(true).open("/dev/ttyS1")?;
     for fd in 0..=2 {
@@ -49,11 +57,23 @@ fn prepare() -> Result<()> {
             bail!("cannot talk to L0 on /dev/ttyS1");
         }
     }
-    std::env::set_var("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    std::env::set_var(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
     std::env::set_var("HOME", "/root");
     // The modules of this run, quick to read: the root's own lie compressed behind 9p.
-    mount(Some("tmpfs"), "/lib/modules", Some("tmpfs"), MsFlags::empty(), none).context("cannot cover /lib/modules")?;
-    command::run(&format!("cp -r {SHARE}/modules/lib/modules/. /lib/modules/"))?;
+    mount(
+        Some("tmpfs"),
+        "/lib/modules",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .context("cannot cover /lib/modules")?;
+    command::run(&format!(
+        "cp -r {SHARE}/modules/lib/modules/. /lib/modules/"
+    ))?;
     command::run("ip link set lo up")?;
     command::run("hostname l1")?;
     Ok(())
@@ -65,8 +85,18 @@ fn work() -> Result<()> {
         Job::Shell(script) => {
             let start = Instant::now();
             let failure = shell(&script).err().map(|error| format!("{error:#}"));
-            let verdict = Verdict { name: "l1".into(), failure, seconds: start.elapsed().as_secs_f64() };
-            job::save(&job::outcome_file(share), &Outcome { verdicts: vec![verdict], finished: true })
+            let verdict = Verdict {
+                name: "l1".into(),
+                failure,
+                seconds: start.elapsed().as_secs_f64(),
+            };
+            job::save(
+                &job::outcome_file(share),
+                &Outcome {
+                    verdicts: vec![verdict],
+                    finished: true,
+                },
+            )
         }
         Job::Demo => scenario::run_in_l1(&["demo".to_owned()], share),
         Job::Scenarios(names) => scenario::run_in_l1(&names, share),
@@ -76,7 +106,12 @@ fn work() -> Result<()> {
 /// What a kernel developer wants to find: PFs up, two VFs each, nobody bound to them, the client behind its namespace.
 fn shell(script: &str) -> Result<()> {
     Host::boot()?.create_vfs(2)?;
-    let status = Command::new("bash").arg("-c").arg(script).current_dir(SHARE).status().map_err(|e| anyhow!("cannot start bash: {e}"))?;
+    let status = Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .current_dir(SHARE)
+        .status()
+        .map_err(|e| anyhow!("cannot start bash: {e}"))?;
     if !status.success() {
         bail!("{status}");
     }

@@ -40,10 +40,12 @@ pub fn outcome_file(share: &Path) -> PathBuf {
 }
 
 pub fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    fs::write(path, serde_json::to_vec_pretty(value)?).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, serde_json::to_vec_pretty(value)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("{} is not what was expected", path.display()))
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is not what was expected", path.display()))
 }

@@ -19,9 +19,25 @@ use crate::job::{self, Job, Outcome};
 const BUILD: &str = "/build";
 pub const IMAGES: &str = "/src/images";
 /// Console lines worth a place on the user's screen; all are in the log.
-const ALARMING: [&str; 9] = ["BUG:", "WARNING:", "Oops", "Kernel panic", "Call Trace", "semiassign", "DMAR:", "bed:", "rust_kernel"];
+const ALARMING: [&str; 9] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "Kernel panic",
+    "Call Trace",
+    "semiassign",
+    "DMAR:",
+    "bed:",
+    "rust_kernel",
+];
 /// One of these and the host under test is broken, whatever the scenario thought.
-const FATAL: [&str; 5] = ["BUG:", "WARNING:", "Oops", "Kernel panic", "general protection"];
+const FATAL: [&str; 5] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "Kernel panic",
+    "general protection",
+];
 
 pub struct Run {
     pub outcome: Outcome,
@@ -32,18 +48,33 @@ pub struct Run {
 
 /// The build folder under the name that the user of the host knows.
 pub fn host_path(path: &Path) -> String {
-    match (std::env::var("SEMIASSIGN_HOST_BUILD"), path.strip_prefix(BUILD)) {
+    match (
+        std::env::var("SEMIASSIGN_HOST_BUILD"),
+        path.strip_prefix(BUILD),
+    ) {
         (Ok(build), Ok(rest)) => Path::new(&build).join(rest).display().to_string(),
         _ => path.display().to_string(),
     }
 }
 
 pub fn run_script(script: &str, timeout: u64) -> Result<bool> {
-    let run = boot("l1", &Job::Shell(script.to_owned()), Duration::from_secs(timeout))?;
+    let run = boot(
+        "l1",
+        &Job::Shell(script.to_owned()),
+        Duration::from_secs(timeout),
+    )?;
     let verdict = run.outcome.verdicts.first();
-    let Some(verdict) = verdict else { bail!("L1 ended without an answer; its console: {}/l1-console.log", host_path(&run.folder)) };
+    let Some(verdict) = verdict else {
+        bail!(
+            "L1 ended without an answer; its console: {}/l1-console.log",
+            host_path(&run.folder)
+        )
+    };
     if let Some(failure) = &verdict.failure {
-        eprintln!("bed: the script failed: {failure}; logs: {}", host_path(&run.folder));
+        eprintln!(
+            "bed: the script failed: {failure}; logs: {}",
+            host_path(&run.folder)
+        );
     }
     Ok(verdict.failure.is_none())
 }
@@ -83,25 +114,41 @@ pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
         std::thread::sleep(Duration::from_millis(50));
     };
     if ended.is_none() {
-        say(&bar, &format!("bed: L1 did not finish in {} s, ending it", limit.as_secs()));
+        say(
+            &bar,
+            &format!("bed: L1 did not finish in {} s, ending it", limit.as_secs()),
+        );
         qemu.kill()?;
         qemu.wait()?;
     }
     let _ = relay.join();
     bar.finish_and_clear();
     let outcome = job::load(&job::outcome_file(&folder)).unwrap_or_default();
-    Ok(Run { outcome, folder, fatal })
+    Ok(Run {
+        outcome,
+        folder,
+        fatal,
+    })
 }
 
 /// Two L1 machines on two cores would starve each other into timeouts.
 fn lock() -> Result<Flock<File>> {
     let path = Path::new(BUILD).join("bed.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((file, _)) => {
-            eprintln!("bed: waiting for another L1 on this machine to end ({})", host_path(&path));
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock the bed")
+            eprintln!(
+                "bed: waiting for another L1 on this machine to end ({})",
+                host_path(&path)
+            );
+            Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, error)| error)
+                .context("cannot lock the bed")
         }
     }
 }
@@ -114,7 +161,8 @@ fn prepare_share(folder: &Path, job: &Job) -> Result<()> {
     fs::create_dir_all(folder.join("logs"))?;
     job::save(&job::job_file(folder), job)?;
     fs::copy("/proc/self/exe", folder.join("bed"))?;
-    let mut initramfs = fs::read(format!("{IMAGES}/l2.cpio")).context("no guest image: run `make root`")?;
+    let mut initramfs =
+        fs::read(format!("{IMAGES}/l2.cpio")).context("no guest image: run `make root`")?;
     append_init(&mut initramfs, &fs::read("/proc/self/exe")?)?;
     fs::write(folder.join("l2.cpio"), initramfs)?;
 
@@ -138,9 +186,25 @@ fn release() -> Result<String> {
 fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
     for (name, mode, data) in [("init", 0o100_755_u32, program), ("TRAILER!!!", 0, &[][..])] {
         // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
-        let fields = [0, mode, 0, 0, 1, 0, u32::try_from(data.len())?, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let fields = [
+            0,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            u32::try_from(data.len())?,
+            0,
+            0,
+            0,
+            0,
+            name.len() as u32 + 1,
+            0,
+        ];
         archive.write_all(b"070701")?;
-        fields.iter().try_for_each(|field| write!(archive, "{field:08X}"))?;
+        fields
+            .iter()
+            .try_for_each(|field| write!(archive, "{field:08X}"))?;
         archive.write_all(name.as_bytes())?;
         archive.push(0);
         archive.resize(archive.len().next_multiple_of(4), 0);
@@ -153,36 +217,81 @@ fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
 /// /dev/kvm alone proves nothing: L1 needs virtualisation that it can pass on.
 fn accelerator() -> [&'static str; 4] {
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let nested = flags.split_whitespace().any(|flag| flag == "svm" || flag == "vmx");
+    let nested = flags
+        .split_whitespace()
+        .any(|flag| flag == "svm" || flag == "vmx");
     if nested && Path::new("/dev/kvm").exists() && std::env::var_os("SEMIASSIGN_TCG").is_none() {
         ["-accel", "kvm", "-cpu", "host"]
     } else {
-        ["-accel", "tcg,thread=multi", "-cpu", "EPYC-v4,+svm,+npt,+x2apic"]
+        [
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "EPYC-v4,+svm,+npt,+x2apic",
+        ]
     }
 }
 
 fn start_qemu(folder: &Path) -> Result<Child> {
     let share = folder.display();
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-machine", "q35,kernel-irqchip=split", "-smp", "2", "-m", "4G", "-nodefaults", "-nographic", "-no-reboot"])
-        .args(accelerator())
-        .args(["-device", "intel-iommu,intremap=on,device-iotlb=off"])
-        .args(["-kernel", &format!("{IMAGES}/vmlinuz"), "-initrd", &format!("{IMAGES}/l1.cpio")])
-        .args(["-append", "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1"])
-        .args(["-serial", &format!("file:{share}/l1-console.log")])
-        .args(["-chardev", "stdio,id=words,signal=off", "-serial", "chardev:words"])
-        .args(["-fsdev", "local,id=root,path=/export,security_model=none,readonly=on,multidevs=remap"])
-        .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"])
-        .args(["-fsdev", &format!("local,id=share,path={share},security_model=none")])
-        .args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"])
-        .args(["-device", "virtio-rng-pci"]);
+    qemu.args([
+        "-machine",
+        "q35,kernel-irqchip=split",
+        "-smp",
+        "2",
+        "-m",
+        "4G",
+        "-nodefaults",
+        "-nographic",
+        "-no-reboot",
+    ])
+    .args(accelerator())
+    .args(["-device", "intel-iommu,intremap=on,device-iotlb=off"])
+    .args([
+        "-kernel",
+        &format!("{IMAGES}/vmlinuz"),
+        "-initrd",
+        &format!("{IMAGES}/l1.cpio"),
+    ])
+    .args([
+        "-append",
+        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1",
+    ])
+    .args(["-serial", &format!("file:{share}/l1-console.log")])
+    .args([
+        "-chardev",
+        "stdio,id=words,signal=off",
+        "-serial",
+        "chardev:words",
+    ])
+    .args([
+        "-fsdev",
+        "local,id=root,path=/export,security_model=none,readonly=on,multidevs=remap",
+    ])
+    .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"])
+    .args([
+        "-fsdev",
+        &format!("local,id=share,path={share},security_model=none"),
+    ])
+    .args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"])
+    .args(["-device", "virtio-rng-pci"]);
     for (index, slot) in [(1, 4), (2, 5)] {
         qemu.args(["-netdev", &format!("hubport,id=n{index},hubid=0")])
-            .args(["-device", &format!("pcie-root-port,id=rp{index},chassis={index},addr={slot}")])
-            .args(["-device", &format!("igb,netdev=n{index},bus=rp{index},mac=52:54:00:00:0{index}:00")]);
+            .args([
+                "-device",
+                &format!("pcie-root-port,id=rp{index},chassis={index},addr={slot}"),
+            ])
+            .args([
+                "-device",
+                &format!("igb,netdev=n{index},bus=rp{index},mac=52:54:00:00:0{index}:00"),
+            ]);
     }
     qemu.args(["-netdev", "hubport,id=n3,hubid=0"])
-        .args(["-device", "virtio-net-pci,netdev=n3,addr=6,mac=52:54:00:00:03:00"])
+        .args([
+            "-device",
+            "virtio-net-pci,netdev=n3,addr=6,mac=52:54:00:00:03:00",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(folder.join("l1-qemu.log"))?);
@@ -219,20 +328,32 @@ struct Tail {
 
 impl Tail {
     fn new(path: PathBuf) -> Self {
-        Self { path, read: 0, rest: String::new() }
+        Self {
+            path,
+            read: 0,
+            rest: String::new(),
+        }
     }
 
     fn lines(&mut self) -> Vec<String> {
         use std::os::unix::fs::FileExt;
-        let Ok(file) = File::open(&self.path) else { return Vec::new() };
+        let Ok(file) = File::open(&self.path) else {
+            return Vec::new();
+        };
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = file.read_at(&mut buffer, self.read) {
             self.read += count as u64;
-            self.rest.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            self.rest
+                .push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
-        let Some(end) = self.rest.rfind('\n') else { return Vec::new() };
+        let Some(end) = self.rest.rfind('\n') else {
+            return Vec::new();
+        };
         let rest = self.rest.split_off(end + 1);
         let whole = std::mem::replace(&mut self.rest, rest);
-        whole.lines().map(|line| line.trim_end().to_owned()).collect()
+        whole
+            .lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect()
     }
 }

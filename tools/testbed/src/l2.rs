@@ -34,7 +34,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { incoming: false, reboots: false, migratable: true, words: String::new() }
+        Self {
+            incoming: false,
+            reboots: false,
+            migratable: true,
+            words: String::new(),
+        }
     }
 }
 
@@ -58,17 +63,61 @@ impl L2 {
             device.push_str(",enable-migration=on,migration-events=on");
         }
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host", "-smp", "1", "-nodefaults", "-nographic"])
-            .args(["-m", &RAM_MIB.to_string(), "-name", name, "-msg", "timestamp=on"])
-            .args(["-kernel", &format!("{IMAGES}/vmlinuz"), "-initrd", &format!("{SHARE}/l2.cpio")])
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", options.words)])
-            .args(["-serial", &format!("file:{}", file("console.log").display())])
-            .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", agent.display()), "-serial", "chardev:agent"])
-            .args(["-qmp", &format!("unix:{},server=on,wait=off", control.display())])
-            .args(["-device", &device])
-            .args(["-D", &file("trace.log").display().to_string()]);
-        for event in ["migration_bitmap_sync_end", "vfio_migration_set_state", "vmstate_downtime_checkpoint", "vfio_save_complete_precopy"]
-        {
+        qemu.args([
+            "-machine",
+            "q35",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "1",
+            "-nodefaults",
+            "-nographic",
+        ])
+        .args([
+            "-m",
+            &RAM_MIB.to_string(),
+            "-name",
+            name,
+            "-msg",
+            "timestamp=on",
+        ])
+        .args([
+            "-kernel",
+            &format!("{IMAGES}/vmlinuz"),
+            "-initrd",
+            &format!("{SHARE}/l2.cpio"),
+        ])
+        .args([
+            "-append",
+            &format!("console=ttyS0 quiet panic=-1 {}", options.words),
+        ])
+        .args([
+            "-serial",
+            &format!("file:{}", file("console.log").display()),
+        ])
+        .args([
+            "-chardev",
+            &format!(
+                "socket,id=agent,path={},server=on,wait=off",
+                agent.display()
+            ),
+            "-serial",
+            "chardev:agent",
+        ])
+        .args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", control.display()),
+        ])
+        .args(["-device", &device])
+        .args(["-D", &file("trace.log").display().to_string()]);
+        for event in [
+            "migration_bitmap_sync_end",
+            "vfio_migration_set_state",
+            "vmstate_downtime_checkpoint",
+            "vfio_save_complete_precopy",
+        ] {
             qemu.args(["-trace", event]);
         }
         if !options.reboots {
@@ -86,16 +135,28 @@ impl L2 {
             .context("cannot start the guest's QEMU")?;
         let mut process = Some(process);
         let connected = wait_for("QEMU's monitor", Duration::from_secs(60), || {
-            if let Some(status) = process.as_mut().and_then(|p| p.try_wait().transpose()).transpose()? {
-                bail!("{name}: QEMU ended with {status}: {}", fs::read_to_string(&errors).unwrap_or_default().trim());
+            if let Some(status) = process
+                .as_mut()
+                .and_then(|p| p.try_wait().transpose())
+                .transpose()?
+            {
+                bail!(
+                    "{name}: QEMU ended with {status}: {}",
+                    fs::read_to_string(&errors).unwrap_or_default().trim()
+                );
             }
             Ok(Qmp::connect(&control).ok())
         });
         let process = process.take().context("no process")?;
         match connected {
-            Ok(qmp) => {
-                Ok(Self { name: name.to_owned(), vf: vf.to_owned(), qmp, agent: Agent::new(&agent), folder: folder.to_owned(), process })
-            }
+            Ok(qmp) => Ok(Self {
+                name: name.to_owned(),
+                vf: vf.to_owned(),
+                qmp,
+                agent: Agent::new(&agent),
+                folder: folder.to_owned(),
+                process,
+            }),
             Err(error) => {
                 end(process);
                 Err(error)
@@ -104,7 +165,9 @@ impl L2 {
     }
 
     pub fn wait_booted(&mut self) -> Result<()> {
-        self.agent.wait_ready(BOOT_LIMIT).with_context(|| format!("{}: {}", self.name, self.last_words()))
+        self.agent
+            .wait_ready(BOOT_LIMIT)
+            .with_context(|| format!("{}: {}", self.name, self.last_words()))
     }
 
     pub fn cmd(&mut self, command: &str) -> Result<Value> {
@@ -122,13 +185,18 @@ impl L2 {
     /// What QEMU said last, for an error message.
     pub fn last_words(&self) -> String {
         let text = fs::read_to_string(self.file("qemu.log")).unwrap_or_default();
-        text.lines().last().unwrap_or("QEMU said nothing").to_owned()
+        text.lines()
+            .last()
+            .unwrap_or("QEMU said nothing")
+            .to_owned()
     }
 
     /// Ends QEMU and waits, so that its VF is free for the next one.
     pub fn quit(mut self) -> Result<()> {
         let _ = self.cmd("quit");
-        wait_for("QEMU to end", Duration::from_secs(60), || Ok(self.process.try_wait()?))?;
+        wait_for("QEMU to end", Duration::from_secs(60), || {
+            Ok(self.process.try_wait()?)
+        })?;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod job;
 mod l1;
 mod l2;
 mod migration;
+mod mmio;
 mod namespace;
 mod ping;
 mod qmp;
@@ -37,7 +38,10 @@ enum Command {
     /// Boot L1, run a shell script in it and pass its exit status on
     L1 {
         /// The script; without one, show what L1 has
-        #[arg(long, default_value = "uname -r; ip -br link; lspci | grep -i ethernet")]
+        #[arg(
+            long,
+            default_value = "uname -r; ip -br link; lspci | grep -i ethernet"
+        )]
         script: String,
         /// Give up after this many seconds
         #[arg(long, default_value_t = 600)]
@@ -65,7 +69,9 @@ fn main() -> ExitCode {
             Command::Demo => suite::demo(),
             Command::Test { name } => suite::test(name.as_deref()),
             Command::List => {
-                scenario::ALL.iter().for_each(|s| println!("{:34} {}", s.name, s.about));
+                scenario::ALL
+                    .iter()
+                    .for_each(|s| println!("{:34} {}", s.name, s.about));
                 Ok(true)
             }
             Command::Inside => inside::main(),

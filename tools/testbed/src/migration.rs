@@ -44,20 +44,35 @@ pub fn start(source: &mut L2, uri: &str) -> Result<()> {
 
 /// Keeps a migration in pre-copy long enough to do things to it.
 pub fn slow_down(source: &mut L2) -> Result<()> {
-    source.cmd_with("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20, "downtime-limit": 1 })).map(drop)
+    source
+        .cmd_with(
+            "migrate-set-parameters",
+            json!({ "max-bandwidth": 1 << 20, "downtime-limit": 1 }),
+        )
+        .map(drop)
 }
 
 pub fn status(source: &mut L2) -> Result<String> {
-    Ok(source.cmd("query-migrate")?["status"].as_str().unwrap_or("none").to_owned())
+    Ok(source.cmd("query-migrate")?["status"]
+        .as_str()
+        .unwrap_or("none")
+        .to_owned())
 }
 
 /// Waits until the source's migration has ended, however.
 pub fn wait(source: &mut L2) -> Result<Report> {
     let answer = wait_for("the migration to end", LIMIT, || {
         let answer = source.cmd("query-migrate")?;
-        Ok(matches!(answer["status"].as_str(), Some("completed" | "failed" | "cancelled")).then_some(answer))
+        Ok(matches!(
+            answer["status"].as_str(),
+            Some("completed" | "failed" | "cancelled")
+        )
+        .then_some(answer))
     })?;
-    Ok(report(&answer, &fs::read_to_string(source.file("trace.log")).unwrap_or_default()))
+    Ok(report(
+        &answer,
+        &fs::read_to_string(source.file("trace.log")).unwrap_or_default(),
+    ))
 }
 
 fn report(answer: &Value, trace: &str) -> Report {
@@ -71,7 +86,13 @@ fn report(answer: &Value, trace: &str) -> Report {
         ram_bytes: number(&answer["ram"]["transferred"]),
         dirty_pages: trace
             .lines()
-            .filter_map(|line| line.split_once("migration_bitmap_sync_end dirty_pages ")?.1.trim().parse().ok())
+            .filter_map(|line| {
+                line.split_once("migration_bitmap_sync_end dirty_pages ")?
+                    .1
+                    .trim()
+                    .parse()
+                    .ok()
+            })
             .collect(),
     }
 }
@@ -82,7 +103,12 @@ pub fn migrate(source: &mut L2, destination: &mut L2) -> Result<Report> {
     start(source, &uri)?;
     let report = wait(source)?;
     if report.status != "completed" {
-        bail!("migration {}: {}; destination: {}", report.status, report.error, destination.last_words());
+        bail!(
+            "migration {}: {}; destination: {}",
+            report.status,
+            report.error,
+            destination.last_words()
+        );
     }
     wait_running(destination)?;
     Ok(report)
@@ -90,7 +116,9 @@ pub fn migrate(source: &mut L2, destination: &mut L2) -> Result<Report> {
 
 pub fn wait_running(machine: &mut L2) -> Result<()> {
     wait_for("the destination to run", Duration::from_secs(60), || {
-        let answer = machine.cmd("query-status").with_context(|| machine.last_words())?;
+        let answer = machine
+            .cmd("query-status")
+            .with_context(|| machine.last_words())?;
         Ok((answer["running"] == json!(true)).then_some(()))
     })
 }

@@ -13,8 +13,10 @@ pub fn within<T: Send>(make: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
-                let file = File::open(format!("/run/netns/{CLIENT}")).context("no namespace of the client")?;
-                setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter the client's namespace")?;
+                let file = File::open(format!("/run/netns/{CLIENT}"))
+                    .context("no namespace of the client")?;
+                setns(file, CloneFlags::CLONE_NEWNET)
+                    .context("cannot enter the client's namespace")?;
                 make()
             })
             .join()

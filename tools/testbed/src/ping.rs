@@ -9,7 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context, Result};
-use nix::sys::socket::{recv, sendto, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn};
+use nix::sys::socket::{
+    recv, sendto, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag, SockProtocol,
+    SockType, SockaddrIn,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::{clock, namespace};
@@ -46,7 +49,13 @@ impl Pinger {
     pub fn start_with(target: &str, size: usize) -> Result<Self> {
         let target: Ipv4Addr = target.parse()?;
         let fd = namespace::within(|| {
-            socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp).context("no raw socket")
+            socket(
+                AddressFamily::Inet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::Icmp,
+            )
+            .context("no raw socket")
         })?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100))?;
         let fd = Arc::new(fd);
@@ -61,26 +70,39 @@ impl Pinger {
             let (pings, stop) = (Arc::clone(&pings), Arc::clone(&stop));
             std::thread::spawn(move || receive_all(&fd, ident, &pings, &stop))
         };
-        Ok(Self { pings, stop, threads: vec![sender, receiver] })
+        Ok(Self {
+            pings,
+            stop,
+            threads: vec![sender, receiver],
+        })
     }
 
     pub fn answered(&self) -> usize {
-        self.pings.lock().map_or(0, |pings| pings.iter().filter(|p| p.answered_ns.is_some()).count())
+        self.pings.lock().map_or(0, |pings| {
+            pings.iter().filter(|p| p.answered_ns.is_some()).count()
+        })
     }
 
     /// Requires so many new answers within the limit.
     pub fn require_answers(&self, count: usize, limit: Duration) -> Result<()> {
         let before = self.answered();
-        clock::wait_for("answers to pings", limit, || Ok((self.answered() >= before + count).then_some(())))
+        clock::wait_for("answers to pings", limit, || {
+            Ok((self.answered() >= before + count).then_some(()))
+        })
     }
 
     /// Stops sending, waits for answers under way, and sums up.
     pub fn finish(mut self) -> Result<Summary> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            thread.join().map_err(|_| anyhow!("a thread of the pinger panicked"))?;
+            thread
+                .join()
+                .map_err(|_| anyhow!("a thread of the pinger panicked"))?;
         }
-        let pings = self.pings.lock().map_err(|_| anyhow!("the pinger panicked"))?;
+        let pings = self
+            .pings
+            .lock()
+            .map_err(|_| anyhow!("the pinger panicked"))?;
         Ok(sum_up(&pings))
     }
 }
@@ -95,7 +117,10 @@ fn sum_up(pings: &[Ping]) -> Summary {
     let mut answers: Vec<u64> = pings.iter().filter_map(|p| p.answered_ns).collect();
     answers.sort_unstable();
     let gap = answers.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
-    let mut times: Vec<u64> = pings.iter().filter_map(|p| Some(p.answered_ns?.saturating_sub(p.sent_ns))).collect();
+    let mut times: Vec<u64> = pings
+        .iter()
+        .filter_map(|p| Some(p.answered_ns?.saturating_sub(p.sent_ns)))
+        .collect();
     times.sort_unstable();
     Summary {
         sent: pings.len(),
@@ -105,14 +130,24 @@ fn sum_up(pings: &[Ping]) -> Summary {
     }
 }
 
-fn send_all(fd: &OwnedFd, target: Ipv4Addr, ident: u16, size: usize, pings: &Mutex<Vec<Ping>>, stop: &AtomicBool) {
+fn send_all(
+    fd: &OwnedFd,
+    target: Ipv4Addr,
+    ident: u16,
+    size: usize,
+    pings: &Mutex<Vec<Ping>>,
+    stop: &AtomicBool,
+) {
     let address = SockaddrIn::from(std::net::SocketAddrV4::new(target, 0));
     let start = Instant::now();
     let mut number = 0_u32;
     while !stop.load(Ordering::Relaxed) {
         let packet = echo_request(ident, number, size);
         if let Ok(mut list) = pings.lock() {
-            list.push(Ping { sent_ns: clock::now_ns(), answered_ns: None });
+            list.push(Ping {
+                sent_ns: clock::now_ns(),
+                answered_ns: None,
+            });
         }
         // A refused send (no route while ARP is open) counts as a lost ping, which it is.
         let _ = sendto(fd.as_raw_fd(), &packet, &address, MsgFlags::empty());
@@ -128,7 +163,9 @@ fn echo_request(ident: u16, number: u32, size: usize) -> Vec<u8> {
     packet.extend_from_slice(&(number as u16).to_be_bytes());
     packet.extend_from_slice(&number.to_be_bytes());
     packet.resize(8 + size.max(4), 0x5a);
-    let sum = packet.chunks(2).fold(0_u32, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+    let sum = packet.chunks(2).fold(0_u32, |sum, pair| {
+        sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))
+    });
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     packet[2..4].copy_from_slice(&(!(folded as u16)).to_be_bytes());
@@ -143,9 +180,13 @@ fn receive_all(fd: &OwnedFd, ident: u16, pings: &Mutex<Vec<Ping>>, stop: &Atomic
         if stopped.is_none() && stop.load(Ordering::Relaxed) {
             stopped = Some(Instant::now());
         }
-        let Ok(length) = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
+        let Ok(length) = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) else {
+            continue;
+        };
         let now = clock::now_ns();
-        let Some(number) = parse_reply(&buffer[..length], ident) else { continue };
+        let Some(number) = parse_reply(&buffer[..length], ident) else {
+            continue;
+        };
         if let Ok(mut list) = pings.lock() {
             if let Some(ping) = list.get_mut(number as usize) {
                 ping.answered_ns.get_or_insert(now);

@@ -37,7 +37,9 @@ impl Qmp {
         // Ends by itself when QEMU closes its side.
         std::thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
-                let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+                let Ok(message) = serde_json::from_str::<Value>(&line) else {
+                    continue;
+                };
                 if let Some(event) = parse_event(&message) {
                     if let Ok(mut list) = sink.lock() {
                         list.push(event);
@@ -47,20 +49,33 @@ impl Qmp {
                 }
             }
         });
-        let mut qmp = Self { stream, replies, events };
-        qmp.replies.recv_timeout(Duration::from_secs(30)).context("no greeting from QEMU")?;
+        let mut qmp = Self {
+            stream,
+            replies,
+            events,
+        };
+        qmp.replies
+            .recv_timeout(Duration::from_secs(30))
+            .context("no greeting from QEMU")?;
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
 
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{line}").with_context(|| format!("QEMU is gone before `{command}`"))?;
+        writeln!(self.stream, "{line}")
+            .with_context(|| format!("QEMU is gone before `{command}`"))?;
         // A command may wait for the big lock behind a slow state change, but not for ever.
-        let reply = self.replies.recv_timeout(Duration::from_secs(120)).map_err(|_| anyhow!("no answer to `{command}`"))?;
+        let reply = self
+            .replies
+            .recv_timeout(Duration::from_secs(120))
+            .map_err(|_| anyhow!("no answer to `{command}`"))?;
         match (reply.get("return"), reply.get("error")) {
             (Some(value), _) => Ok(value.clone()),
-            (_, Some(error)) => bail!("`{command}`: {}", error["desc"].as_str().unwrap_or("unknown error")),
+            (_, Some(error)) => bail!(
+                "`{command}`: {}",
+                error["desc"].as_str().unwrap_or("unknown error")
+            ),
             _ => bail!("`{command}`: odd reply {reply}"),
         }
     }
@@ -75,5 +90,9 @@ fn parse_event(message: &Value) -> Option<Event> {
     let name = message.get("event")?.as_str()?.to_owned();
     let stamp = &message["timestamp"];
     let us = stamp["seconds"].as_u64()? * 1_000_000 + stamp["microseconds"].as_u64()?;
-    Some(Event { at_ns: clock::from_realtime_us(us), name, data: message["data"].clone() })
+    Some(Event {
+        at_ns: clock::from_realtime_us(us),
+        name,
+        data: message["data"].clone(),
+    })
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The end-to-end scenarios: a table, and the running of some of them in one L1.
 
+mod adversary;
 mod basic;
 mod bed;
 mod demo;
@@ -38,6 +39,8 @@ pub const ALL: &[Scenario] = scenarios! {
     interruptions::stop_cont_under_traffic: "stop and cont lose no data",
     interruptions::stop_cont_during_migration: "rule 2: emulated until the saving file is closed",
     interruptions::close_while_emulated: "rule 10: QEMU killed in pre-copy, the VF is usable afterwards",
+    adversary::rings_inside_own_bar: "rule 1: descriptors and buffers in the VF's own BAR, captured, released and reset",
+    adversary::captures_fault_free: "rule 3: many captures and releases under traffic, without an IOMMU fault",
     network::mac_pinned_same_on_both: "both administrators pinned the same MAC",
     network::mac_unpinned: "the MAC is the guest's own choice",
     network::mac_pinned_differently_is_refused: "the destination refuses, the source's guest is unharmed",
@@ -45,14 +48,21 @@ pub const ALL: &[Scenario] = scenarios! {
     network::jumbo_frames: "frames of 8 KiB before and after",
 };
 
-const DEMO: Scenario = Scenario { name: "demo", about: "", run: demo::demo };
+const DEMO: Scenario = Scenario {
+    name: "demo",
+    about: "",
+    run: demo::demo,
+};
 
 /// Runs scenarios in this L1 until one fails: after a failure the machine is no fair ground for the next.
 pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
     let host = Host::boot()?;
     let mut outcome = Outcome::default();
     for name in names {
-        let scenario = std::iter::once(&DEMO).chain(ALL).find(|s| s.name == name).with_context(|| format!("no scenario {name}"))?;
+        let scenario = std::iter::once(&DEMO)
+            .chain(ALL)
+            .find(|s| s.name == name)
+            .with_context(|| format!("no scenario {name}"))?;
         println!("@progress {name}");
         let start = Instant::now();
         let bed = Bed::new(&host, name);
@@ -61,7 +71,11 @@ pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
         drop(bed);
         let failure = result.err().map(|error| format!("{error:#}"));
         let failed = failure.is_some();
-        outcome.verdicts.push(Verdict { name: name.clone(), failure, seconds: start.elapsed().as_secs_f64() });
+        outcome.verdicts.push(Verdict {
+            name: name.clone(),
+            failure,
+            seconds: start.elapsed().as_secs_f64(),
+        });
         outcome.finished = outcome.verdicts.len() == names.len();
         job::save(&job::outcome_file(share), &outcome)?;
         if name != "demo" {

@@ -24,7 +24,9 @@ impl Status {
             let (key, value) = line.trim().split_once([' ', ':', '='])?;
             Some((key.to_owned(), value.trim().to_owned()))
         });
-        Ok(Self { values: pairs.collect() })
+        Ok(Self {
+            values: pairs.collect(),
+        })
     }
 
     pub fn text(&self, key: &str) -> &str {
@@ -33,7 +35,8 @@ impl Status {
 
     pub fn number(&self, key: &str) -> Result<u64> {
         let text = self.text(key);
-        text.parse().with_context(|| format!("debugfs: {key} is {text:?}, not a number"))
+        text.parse()
+            .with_context(|| format!("debugfs: {key} is {text:?}, not a number"))
     }
 
     pub fn mode(&self) -> &str {
@@ -46,8 +49,12 @@ impl Status {
 
     /// The reasons for drops that happened at all.
     pub fn drops(&self) -> String {
-        let drops: Vec<String> =
-            self.values.iter().filter(|(k, v)| k.starts_with("dropped") && *v != "0").map(|(k, v)| format!("{k} {v}")).collect();
+        let drops: Vec<String> = self
+            .values
+            .iter()
+            .filter(|(k, v)| k.starts_with("dropped") && *v != "0")
+            .map(|(k, v)| format!("{k} {v}"))
+            .collect();
         if drops.is_empty() {
             "none".into()
         } else {

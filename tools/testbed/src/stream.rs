@@ -18,7 +18,9 @@ const PERIOD: Duration = Duration::from_millis(20);
 
 /// SplitMix64 of the position in words: random access, and no state to go wrong.
 fn byte_at(position: u64) -> u8 {
-    let mut z = (position / 8).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut z = (position / 8)
+        .wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (z ^ (z >> 31)).to_le_bytes()[(position % 8) as usize]
@@ -26,7 +28,9 @@ fn byte_at(position: u64) -> u8 {
 
 /// FNV-1a, continued.
 fn checksum(sum: u64, bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(sum, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.fold(sum, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 const CHECKSUM_START: u64 = 0xcbf2_9ce4_8422_2325;
@@ -79,8 +83,10 @@ pub struct Client {
 impl Client {
     pub fn connect(guest_ip: &str) -> Result<Self> {
         let address: SocketAddr = format!("{guest_ip}:{PORT}").parse()?;
-        let socket =
-            namespace::within(|| TcpStream::connect_timeout(&address, Duration::from_secs(20)).context("no TCP connection to the guest"))?;
+        let socket = namespace::within(|| {
+            TcpStream::connect_timeout(&address, Duration::from_secs(20))
+                .context("no TCP connection to the guest")
+        })?;
         socket.set_read_timeout(Some(Duration::from_secs(60)))?;
         let start = Progress {
             bytes: 0,
@@ -93,11 +99,18 @@ impl Client {
         let progress = Arc::new(Mutex::new(start));
         let (reader, shared) = (socket.try_clone()?, Arc::clone(&progress));
         let thread = std::thread::spawn(move || read_all(reader, &shared));
-        Ok(Self { socket, progress, thread: Some(thread) })
+        Ok(Self {
+            socket,
+            progress,
+            thread: Some(thread),
+        })
     }
 
     pub fn progress(&self) -> Result<Progress> {
-        self.progress.lock().map(|p| p.clone()).map_err(|_| anyhow!("the stream's reader panicked"))
+        self.progress
+            .lock()
+            .map(|p| p.clone())
+            .map_err(|_| anyhow!("the stream's reader panicked"))
     }
 
     /// Requires that data still flows: so many new bytes within the limit.

@@ -31,10 +31,16 @@ pub fn demo() -> Result<bool> {
 
 /// Runs the scenarios; L1 is booted anew only after a failure.
 pub fn test(name: Option<&str>) -> Result<bool> {
-    let mut left: Vec<String> =
-        scenario::ALL.iter().map(|s| s.name.to_owned()).filter(|n| name.is_none_or(|wanted| n.contains(wanted))).collect();
+    let mut left: Vec<String> = scenario::ALL
+        .iter()
+        .map(|s| s.name.to_owned())
+        .filter(|n| name.is_none_or(|wanted| n.contains(wanted)))
+        .collect();
     if left.is_empty() {
-        bail!("no scenario is called {:?}; `bed list` shows them", name.unwrap_or(""));
+        bail!(
+            "no scenario is called {:?}; `bed list` shows them",
+            name.unwrap_or("")
+        );
     }
     let mut verdicts: Vec<(Verdict, String)> = Vec::new();
     for number in 1.. {
@@ -42,7 +48,11 @@ pub fn test(name: Option<&str>) -> Result<bool> {
             break;
         }
         println!("bed: {} scenario(s) to go, booting L1", left.len());
-        let run = boot(&format!("test-{number}"), &Job::Scenarios(left.clone()), SCENARIO_LIMIT * left.len() as u32)?;
+        let run = boot(
+            &format!("test-{number}"),
+            &Job::Scenarios(left.clone()),
+            SCENARIO_LIMIT * left.len() as u32,
+        )?;
         let logs = host_path(&run.folder);
         let done = run.outcome.verdicts.len();
         for verdict in run.outcome.verdicts {
@@ -50,13 +60,30 @@ pub fn test(name: Option<&str>) -> Result<bool> {
         }
         left.drain(..done);
         // L1 died in the middle of a scenario: that one has failed, or it would be tried for ever.
-        if !run.outcome.finished && verdicts.last().is_none_or(|(v, _)| v.failure.is_none()) && !left.is_empty() {
-            let why = run.fatal.first().cloned().unwrap_or_else(|| "L1 ended or hung in it".into());
+        if !run.outcome.finished
+            && verdicts.last().is_none_or(|(v, _)| v.failure.is_none())
+            && !left.is_empty()
+        {
+            let why = run
+                .fatal
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "L1 ended or hung in it".into());
             println!("test {} ... FAILED\n    {why}", left[0]);
-            verdicts.push((Verdict { name: left.remove(0), failure: Some(why), seconds: 0.0 }, logs));
+            verdicts.push((
+                Verdict {
+                    name: left.remove(0),
+                    failure: Some(why),
+                    seconds: 0.0,
+                },
+                logs,
+            ));
         }
     }
-    let failed: Vec<_> = verdicts.iter().filter(|(v, _)| v.failure.is_some()).collect();
+    let failed: Vec<_> = verdicts
+        .iter()
+        .filter(|(v, _)| v.failure.is_some())
+        .collect();
     for (verdict, logs) in &failed {
         println!(
             "failed: {}: {}\n        logs: {logs}/logs/{} and {logs}/l1-console.log",
@@ -65,6 +92,10 @@ pub fn test(name: Option<&str>) -> Result<bool> {
             verdict.name
         );
     }
-    println!("{} passed, {} failed", verdicts.len() - failed.len(), failed.len());
+    println!(
+        "{} passed, {} failed",
+        verdicts.len() - failed.len(),
+        failed.len()
+    );
     Ok(failed.is_empty())
 }

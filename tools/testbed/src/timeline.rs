@@ -29,7 +29,10 @@ impl Timeline {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut watcher = Watcher { start_ns: clock::now_ns(), seen: HashMap::new() };
+            let mut watcher = Watcher {
+                start_ns: clock::now_ns(),
+                seen: HashMap::new(),
+            };
             // One more round after the flag, for what happened just before it.
             loop {
                 let last = flag.load(Ordering::Relaxed);
@@ -40,7 +43,10 @@ impl Timeline {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        Self { stop, thread: Some(thread) }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 
     pub fn finish(mut self) {
@@ -58,14 +64,25 @@ impl Watcher {
     fn look(&mut self, end: &End) {
         let events: Vec<Event> = {
             let Ok(list) = end.events.lock() else { return };
-            let done = self.seen.get(&(end.name, "events")).and_then(|n| n.parse().ok()).unwrap_or(0);
-            self.seen.insert((end.name, "events"), list.len().to_string());
+            let done = self
+                .seen
+                .get(&(end.name, "events"))
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0);
+            self.seen
+                .insert((end.name, "events"), list.len().to_string());
             list.iter().skip(done).cloned().collect()
         };
         for event in events {
             let what = match event.name.as_str() {
-                "VFIO_MIGRATION" => format!("QEMU: device {}", event.data["device-state"].as_str().unwrap_or("?")),
-                "MIGRATION" => format!("QEMU: migration {}", event.data["status"].as_str().unwrap_or("?")),
+                "VFIO_MIGRATION" => format!(
+                    "QEMU: device {}",
+                    event.data["device-state"].as_str().unwrap_or("?")
+                ),
+                "MIGRATION" => format!(
+                    "QEMU: migration {}",
+                    event.data["status"].as_str().unwrap_or("?")
+                ),
                 "STOP" => "QEMU: guest stopped".into(),
                 "RESUME" => "QEMU: guest runs".into(),
                 _ => continue,
@@ -87,6 +104,9 @@ impl Watcher {
     }
 
     fn note(&self, end: &'static str, at_ns: u64, what: String) {
-        println!("  {:>9.1} ms  {end:<12} {what}", (at_ns as f64 - self.start_ns as f64) / 1e6);
+        println!(
+            "  {:>9.1} ms  {end:<12} {what}",
+            (at_ns as f64 - self.start_ns as f64) / 1e6
+        );
     }
 }

@@ -11,7 +11,13 @@ pub fn assigned_without_us(bed: &Bed) -> Result<()> {
     bed.host.create_vfs(1)?;
     let vf = bed.host.vf(0, 0)?;
     host::bind(&vf, "vfio-pci")?;
-    let _guest = bed.source(&vf, &Options { migratable: false, ..Options::default() })?;
+    let _guest = bed.source(
+        &vf,
+        &Options {
+            migratable: false,
+            ..Options::default()
+        },
+    )?;
     Traffic::start()?.finish()?;
     Ok(())
 }
@@ -32,7 +38,10 @@ pub fn migrate_and_back(bed: &Bed) -> Result<()> {
     require_assigned(&vfs.a)?;
     second.quit()?;
     traffic.require()?;
-    ensure!(third.agent.sh("cat /sys/class/net/eth0/operstate")?.trim() == "up", "eth0 is not up");
+    ensure!(
+        third.agent.sh("cat /sys/class/net/eth0/operstate")?.trim() == "up",
+        "eth0 is not up"
+    );
     println!(
         "    downtime {} and {} ms, device state {} and {} bytes",
         there.downtime_ms, back.downtime_ms, there.device_bytes, back.device_bytes
@@ -57,12 +66,22 @@ pub fn interface_down(bed: &Bed) -> Result<()> {
 
 pub fn driver_never_loaded(bed: &Bed) -> Result<()> {
     let vfs = bed.pinned_vfs()?;
-    let mut source = bed.source(&vfs.a, &Options { words: "bed.nodriver".into(), ..Options::default() })?;
+    let mut source = bed.source(
+        &vfs.a,
+        &Options {
+            words: "bed.nodriver".into(),
+            ..Options::default()
+        },
+    )?;
     let mut destination = bed.destination(&vfs.b)?;
     bed.migrate(&mut source, &mut destination)?;
     require_assigned(&vfs.b)?;
     source.quit()?;
-    destination.agent.sh("for m in $(cat /order); do insmod $m; done")?;
-    destination.agent.sh(&format!("ip addr add {GUEST_IP}/24 dev eth0 && ip link set eth0 up"))?;
+    destination
+        .agent
+        .sh("for m in $(cat /order); do insmod $m; done")?;
+    destination.agent.sh(&format!(
+        "ip addr add {GUEST_IP}/24 dev eth0 && ip link set eth0 up"
+    ))?;
     require_ping(GUEST_IP, 56)
 }

@@ -35,7 +35,11 @@ pub struct Vfs {
 impl<'a> Bed<'a> {
     pub fn new(host: &'a Host, name: &str) -> Self {
         let kernel_log_from = host::kernel_log().map_or(0, |log| log.len());
-        Self { host, folder: Path::new("/run/bed").join(name), kernel_log_from }
+        Self {
+            host,
+            folder: Path::new("/run/bed").join(name),
+            kernel_log_from,
+        }
     }
 
     /// New VFs, their MACs pinned or not by the PFs' administrators, bound to semiassign.
@@ -48,7 +52,10 @@ impl<'a> Bed<'a> {
             }
             host::bind(&self.host.vf(pf, 0)?, "semiassign")?;
         }
-        Ok(Vfs { a: self.host.vf(0, 0)?, b: self.host.vf(1, 0)? })
+        Ok(Vfs {
+            a: self.host.vf(0, 0)?,
+            b: self.host.vf(1, 0)?,
+        })
     }
 
     pub fn pinned_vfs(&self) -> Result<Vfs> {
@@ -68,7 +75,15 @@ impl<'a> Bed<'a> {
 
     pub fn destination_named(&self, name: &str, vf: &str, options: &Options) -> Result<L2> {
         println!("@progress {}: destination starts", self.name());
-        L2::start(&self.folder, name, vf, &Options { incoming: true, ..options.clone() })
+        L2::start(
+            &self.folder,
+            name,
+            vf,
+            &Options {
+                incoming: true,
+                ..options.clone()
+            },
+        )
     }
 
     pub fn migrate(&self, source: &mut L2, destination: &mut L2) -> Result<Report> {
@@ -77,18 +92,26 @@ impl<'a> Bed<'a> {
     }
 
     fn name(&self) -> String {
-        self.folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        self.folder
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
     /// A scenario that passed on a kernel that complained has failed.
     pub fn check_kernel_after(&self, result: Result<()>) -> Result<()> {
         let log = host::kernel_log()?;
         let new = log.get(self.kernel_log_from..).unwrap_or(&log);
-        let complaint =
-            new.lines().find(|line| ["BUG:", "WARNING:", "Oops", "DMAR: [DMA", "refcount_t"].iter().any(|word| line.contains(word)));
+        let complaint = new.lines().find(|line| {
+            ["BUG:", "WARNING:", "Oops", "DMAR: [DMA", "refcount_t"]
+                .iter()
+                .any(|word| line.contains(word))
+        });
         match (result, complaint) {
             (Ok(()), Some(line)) => bail!("the kernel complained: {line}"),
-            (Err(error), Some(line)) => Err(error.context(format!("the kernel complained: {line}"))),
+            (Err(error), Some(line)) => {
+                Err(error.context(format!("the kernel complained: {line}")))
+            }
             (result, None) => result,
         }
     }
@@ -103,10 +126,20 @@ impl<'a> Bed<'a> {
                 }
             }
             let log = host::kernel_log()?;
-            fs::write(to.join("l1-dmesg.log"), log.get(self.kernel_log_from..).unwrap_or(&log))?;
-            for vf in fs::read_dir("/sys/kernel/debug/semiassign").into_iter().flatten().flatten() {
+            fs::write(
+                to.join("l1-dmesg.log"),
+                log.get(self.kernel_log_from..).unwrap_or(&log),
+            )?;
+            for vf in fs::read_dir("/sys/kernel/debug/semiassign")
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let bdf = vf.file_name().to_string_lossy().into_owned();
-                fs::write(to.join(format!("status-{bdf}.log")), command::read(status::path(&bdf)).unwrap_or_default())?;
+                fs::write(
+                    to.join(format!("status-{bdf}.log")),
+                    command::read(status::path(&bdf)).unwrap_or_default(),
+                )?;
             }
             Ok(())
         };
@@ -125,8 +158,13 @@ pub struct Traffic {
 impl Traffic {
     pub fn start() -> Result<Self> {
         let pinger = Pinger::start(GUEST_IP)?;
-        pinger.require_answers(20, SOON).context("the guest does not answer")?;
-        let traffic = Self { pinger, stream: stream::Client::connect(GUEST_IP)? };
+        pinger
+            .require_answers(20, SOON)
+            .context("the guest does not answer")?;
+        let traffic = Self {
+            pinger,
+            stream: stream::Client::connect(GUEST_IP)?,
+        };
         traffic.require()?;
         Ok(traffic)
     }
@@ -144,7 +182,10 @@ impl Traffic {
         if let Some(failure) = &progress.failure {
             bail!("the TCP stream: {failure}");
         }
-        ensure!(progress.received_sum == progress.expected_sum, "the stream's checksum is wrong");
+        ensure!(
+            progress.received_sum == progress.expected_sum,
+            "the stream's checksum is wrong"
+        );
         println!(
             "    {} pings, {} lost, longest gap {} ms, median {:.1} ms; {} KiB of TCP, longest stall {} ms",
             pings.sent,
@@ -161,14 +202,19 @@ impl Traffic {
 /// One ping of one size, with patience: the interface may just be coming up.
 pub fn require_ping(ip: &str, size: usize) -> Result<()> {
     let pinger = Pinger::start_with(ip, size)?;
-    pinger.require_answers(5, SOON).with_context(|| format!("{ip} does not answer pings of {size} bytes"))?;
+    pinger
+        .require_answers(5, SOON)
+        .with_context(|| format!("{ip} does not answer pings of {size} bytes"))?;
     pinger.finish().map(drop)
 }
 
 /// A VF that nobody migrates is assigned, and no untracked DMA happened on the way there.
 pub fn require_assigned(vf: &str) -> Result<Status> {
     let status = status::wait_mode(vf, "assigned", SOON)?;
-    ensure!(status.number("direct_while_tracking")? == 0, "{vf}: direct DMA while it was tracked");
+    ensure!(
+        status.number("direct_while_tracking")? == 0,
+        "{vf}: direct DMA while it was tracked"
+    );
     Ok(status)
 }
 
@@ -184,6 +230,10 @@ pub fn wait_precopy(source: &mut L2) -> Result<()> {
         Ok((Status::read(&source.vf)?.state() == "pre-copy").then_some(()))
     })?;
     let status = Status::read(&source.vf)?;
-    ensure!(status.mode() == "emulated", "in pre-copy the VF is {}, not emulated", status.mode());
+    ensure!(
+        status.mode() == "emulated",
+        "in pre-copy the VF is {}, not emulated",
+        status.mode()
+    );
     Ok(())
 }

@@ -16,18 +16,32 @@ use crate::timeline::{End, Timeline};
 
 pub fn demo(bed: &Bed) -> Result<()> {
     let vfs = bed.pinned_vfs()?;
-    println!("demo: VF {} of the first PF and {} of the second are bound to semiassign", vfs.a, vfs.b);
+    println!(
+        "demo: VF {} of the first PF and {} of the second are bound to semiassign",
+        vfs.a, vfs.b
+    );
     let mut source = bed.source(&vfs.a, &Options::default())?;
     let traffic = Traffic::start()?;
-    println!("demo: the guest on {} answers 100 pings/s and serves a TCP stream", vfs.a);
+    println!(
+        "demo: the guest on {} answers 100 pings/s and serves a TCP stream",
+        vfs.a
+    );
     let mut destination = bed.destination(&vfs.b)?;
     // Some traffic with both machines up, so that the gap measured is the migration's and not QEMU's start.
     traffic.require()?;
 
     println!("demo: migrating");
     let timeline = Timeline::start(vec![
-        End { name: "source", vf: vfs.a.clone(), events: source.qmp.event_list() },
-        End { name: "destination", vf: vfs.b.clone(), events: destination.qmp.event_list() },
+        End {
+            name: "source",
+            vf: vfs.a.clone(),
+            events: source.qmp.event_list(),
+        },
+        End {
+            name: "destination",
+            vf: vfs.b.clone(),
+            events: destination.qmp.event_list(),
+        },
     ]);
     let report = bed.migrate(&mut source, &mut destination)?;
     let arrived = status::wait_mode(&vfs.b, "assigned", SOON);
@@ -42,26 +56,67 @@ pub fn demo(bed: &Bed) -> Result<()> {
 }
 
 fn summary(report: &Report, pings: &Summary, stream: &Progress, before: &Status, after: &Status) {
-    let shares: Vec<String> = report.dirty_pages.iter().map(|pages| format!("{:.1} %", share(*pages))).collect();
+    let shares: Vec<String> = report
+        .dirty_pages
+        .iter()
+        .map(|pages| format!("{:.1} %", share(*pages)))
+        .collect();
     let frames = |key: &str| format!("{} + {}", before.text(key), after.text(key));
-    let duration = |status: &Status, key: &str| status.number(key).map_or("?".into(), |ns| format!("{:.2} ms", ms(ns)));
+    let duration = |status: &Status, key: &str| {
+        status
+            .number(key)
+            .map_or("?".into(), |ns| format!("{:.2} ms", ms(ns)))
+    };
     let rows = [
         ("QEMU's downtime", format!("{} ms", report.downtime_ms)),
         ("total time", format!("{} ms", report.total_ms)),
-        ("longest gap between answers", format!("{} ms", pings.longest_gap.as_millis())),
+        (
+            "longest gap between answers",
+            format!("{} ms", pings.longest_gap.as_millis()),
+        ),
         ("pings lost", format!("{} of {}", pings.lost, pings.sent)),
-        ("median ping", format!("{:.1} ms", pings.median.as_secs_f64() * 1e3)),
+        (
+            "median ping",
+            format!("{:.1} ms", pings.median.as_secs_f64() * 1e3),
+        ),
         ("frames relayed, guest to wire", frames("tx_frames")),
         ("frames relayed, wire to guest", frames("rx_frames")),
         ("frames held over the switch", frames("held_frames")),
-        ("frames dropped", format!("{} + {}", before.drops(), after.drops())),
+        (
+            "frames dropped",
+            format!("{} + {}", before.drops(), after.drops()),
+        ),
         ("RAM reported dirty per sync", shares.join(", ")),
         ("device state", format!("{} bytes", report.device_bytes)),
         ("RAM sent", format!("{} KiB", report.ram_bytes / 1024)),
-        ("capture, stop (source)", format!("{}, {}", duration(before, "capture_ns"), duration(before, "stop_ns"))),
-        ("resume, release (destination)", format!("{}, {}", duration(after, "resume_ns"), duration(after, "release_ns"))),
-        ("TCP connection", format!("survived, {} KiB, longest stall {} ms", stream.bytes / 1024, stream.longest_stall.as_millis())),
-        ("checksum of the stream", format!("{:016x}, as expected", stream.received_sum)),
+        (
+            "capture, stop (source)",
+            format!(
+                "{}, {}",
+                duration(before, "capture_ns"),
+                duration(before, "stop_ns")
+            ),
+        ),
+        (
+            "resume, release (destination)",
+            format!(
+                "{}, {}",
+                duration(after, "resume_ns"),
+                duration(after, "release_ns")
+            ),
+        ),
+        (
+            "TCP connection",
+            format!(
+                "survived, {} KiB, longest stall {} ms",
+                stream.bytes / 1024,
+                stream.longest_stall.as_millis()
+            ),
+        ),
+        (
+            "checksum of the stream",
+            format!("{:016x}, as expected", stream.received_sum),
+        ),
         ("destination's VF", after.mode().to_owned()),
     ];
     println!("summary");
@@ -78,18 +133,43 @@ fn share(pages: u64) -> f64 {
 fn verdict(report: &Report, pings: &Summary, before: &Status, after: &Status) -> Result<()> {
     let captured = before.number("captured_at_ns")?;
     let precopy = before.number("precopy_at_ns")?;
-    ensure!(captured > 0 && captured <= precopy, "captured at {captured}, after PRE_COPY returned at {precopy}");
+    ensure!(
+        captured > 0 && captured <= precopy,
+        "captured at {captured}, after PRE_COPY returned at {precopy}"
+    );
     for (end, status) in [("source", before), ("destination", after)] {
-        ensure!(status.number("direct_while_tracking")? == 0, "direct DMA on the {end} while tracking");
+        ensure!(
+            status.number("direct_while_tracking")? == 0,
+            "direct DMA on the {end} while tracking"
+        );
     }
     for key in ["tx_frames", "rx_frames"] {
-        ensure!(before.number(key)? + after.number(key)? > 0, "no frame relayed: {key} is 0");
+        ensure!(
+            before.number(key)? + after.number(key)? > 0,
+            "no frame relayed: {key} is 0"
+        );
     }
-    ensure!(report.dirty_pages.len() > 1, "QEMU traced {} syncs", report.dirty_pages.len());
+    ensure!(
+        report.dirty_pages.len() > 1,
+        "QEMU traced {} syncs",
+        report.dirty_pages.len()
+    );
     for pages in &report.dirty_pages[1..] {
-        ensure!(share(*pages) < 10.0, "{pages} pages ({:.1} % of RAM) reported dirty in one sync", share(*pages));
+        ensure!(
+            share(*pages) < 10.0,
+            "{pages} pages ({:.1} % of RAM) reported dirty in one sync",
+            share(*pages)
+        );
     }
-    ensure!(pings.longest_gap < Duration::from_secs(1), "a gap of {} ms", pings.longest_gap.as_millis());
-    ensure!(after.mode() == "assigned", "the destination ended {}", after.mode());
+    ensure!(
+        pings.longest_gap < Duration::from_secs(1),
+        "a gap of {} ms",
+        pings.longest_gap.as_millis()
+    );
+    ensure!(
+        after.mode() == "assigned",
+        "the destination ended {}",
+        after.mode()
+    );
     Ok(())
 }

@@ -30,10 +30,18 @@ fn in_precopy(bed: &Bed, options: &Options) -> Result<(L2, L2, Traffic)> {
 pub fn cancel_in_precopy(bed: &Bed) -> Result<()> {
     let (mut source, destination, traffic) = in_precopy(bed, &Options::default())?;
     let relayed = Status::read(&source.vf)?;
-    ensure!(relayed.number("tx_frames")? > 0 && relayed.number("rx_frames")? > 0, "traffic went on, but not through the relay");
+    ensure!(
+        relayed.number("tx_frames")? > 0 && relayed.number("rx_frames")? > 0,
+        "traffic went on, but not through the relay"
+    );
     source.cmd("migrate_cancel")?;
     let report = migration::wait(&mut source)?;
-    ensure!(report.status == "cancelled", "migration {}: {}", report.status, report.error);
+    ensure!(
+        report.status == "cancelled",
+        "migration {}: {}",
+        report.status,
+        report.error
+    );
     require_assigned(&source.vf)?;
     drop(destination);
     traffic.require()?;
@@ -41,11 +49,21 @@ pub fn cancel_in_precopy(bed: &Bed) -> Result<()> {
 }
 
 pub fn guest_reboot_ends_precopy(bed: &Bed) -> Result<()> {
-    let (mut source, destination, traffic) = in_precopy(bed, &Options { reboots: true, ..Options::default() })?;
+    let (mut source, destination, traffic) = in_precopy(
+        bed,
+        &Options {
+            reboots: true,
+            ..Options::default()
+        },
+    )?;
     drop(traffic);
     source.agent.tell("@reboot")?;
     let report = migration::wait(&mut source)?;
-    ensure!(report.status == "failed", "migration {} although the guest rebooted", report.status);
+    ensure!(
+        report.status == "failed",
+        "migration {} although the guest rebooted",
+        report.status
+    );
     drop(destination);
     source.wait_booted()?;
     require_ping(GUEST_IP, 56)?;
@@ -58,7 +76,9 @@ pub fn stop_cont_under_traffic(bed: &Bed) -> Result<()> {
     let traffic = Traffic::start()?;
     for _ in 0..5 {
         source.cmd("stop")?;
-        wait_for("the device to stop", SOON, || Ok((Status::read(&vfs.a)?.state() == "stop").then_some(())))?;
+        wait_for("the device to stop", SOON, || {
+            Ok((Status::read(&vfs.a)?.state() == "stop").then_some(()))
+        })?;
         source.cmd("cont")?;
         traffic.require()?;
         require_assigned(&vfs.a)?;
@@ -74,11 +94,18 @@ pub fn stop_cont_during_migration(bed: &Bed) -> Result<()> {
     // QEMU still holds the saving file, and its dirty scope would not see direct DMA: rule 2.
     if migration::status(&mut source)? == "active" {
         let status = Status::read(&source.vf)?;
-        ensure!(status.mode() == "emulated", "{} while the saving file is open", status.mode());
+        ensure!(
+            status.mode() == "emulated",
+            "{} while the saving file is open",
+            status.mode()
+        );
     }
     source.cmd("migrate_cancel")?;
     let report = migration::wait(&mut source)?;
-    ensure!(report.status != "completed", "a cancelled migration completed");
+    ensure!(
+        report.status != "completed",
+        "a cancelled migration completed"
+    );
     drop(destination);
     require_assigned(&source.vf)?;
     traffic.require()?;
@@ -92,7 +119,8 @@ pub fn close_while_emulated(bed: &Bed) -> Result<()> {
     source.kill()?;
     drop(destination);
     status::wait_mode(&vf, "assigned", Duration::from_secs(10))?;
-    let again = L2::start(&bed.folder, "again", &vf, &Options::default()).and_then(|mut guest| guest.wait_booted().map(|()| guest))?;
+    let again = L2::start(&bed.folder, "again", &vf, &Options::default())
+        .and_then(|mut guest| guest.wait_booted().map(|()| guest))?;
     require_ping(GUEST_IP, 56)?;
     again.quit()
 }

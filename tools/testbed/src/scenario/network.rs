@@ -16,19 +16,41 @@ pub fn mac_unpinned(bed: &Bed) -> Result<()> {
     migrate_with_macs(bed, None, None, &format!("bed.mac={OTHER_MAC}"))
 }
 
-fn migrate_with_macs(bed: &Bed, pin_a: Option<&str>, pin_b: Option<&str>, words: &str) -> Result<()> {
+fn migrate_with_macs(
+    bed: &Bed,
+    pin_a: Option<&str>,
+    pin_b: Option<&str>,
+    words: &str,
+) -> Result<()> {
     let vfs = bed.vfs(pin_a, pin_b)?;
-    let mut source = bed.source(&vfs.a, &Options { words: words.into(), ..Options::default() })?;
+    let mut source = bed.source(
+        &vfs.a,
+        &Options {
+            words: words.into(),
+            ..Options::default()
+        },
+    )?;
     let traffic = Traffic::start()?;
     let mac = source.agent.sh("cat /sys/class/net/eth0/address")?;
-    ensure!(mac.trim() == if words.is_empty() { GUEST_MAC } else { OTHER_MAC }, "the guest's MAC is {}", mac.trim());
+    ensure!(
+        mac.trim()
+            == if words.is_empty() {
+                GUEST_MAC
+            } else {
+                OTHER_MAC
+            },
+        "the guest's MAC is {}",
+        mac.trim()
+    );
     let mut destination = bed.destination(&vfs.b)?;
     bed.migrate(&mut source, &mut destination)?;
     source.quit()?;
     traffic.require()?;
     require_assigned(&vfs.b)?;
     // A guest that opens its interface again asks for its MAC again, and must get it.
-    destination.agent.sh("ip link set eth0 down; ip link set eth0 up")?;
+    destination
+        .agent
+        .sh("ip link set eth0 down; ip link set eth0 up")?;
     traffic.require()?;
     traffic.finish().map(drop)
 }
@@ -41,13 +63,18 @@ pub fn mac_pinned_differently_is_refused(bed: &Bed) -> Result<()> {
     let uri = migration::connect(&mut source, &mut destination)?;
     migration::start(&mut source, &uri)?;
     let report = migration::wait(&mut source)?;
-    ensure!(report.status == "failed", "migration {} onto a VF with another MAC", report.status);
+    ensure!(
+        report.status == "failed",
+        "migration {} onto a VF with another MAC",
+        report.status
+    );
     require_assigned(&vfs.a)?;
     traffic.require()?;
     drop(destination);
     let why = crate::host::kernel_log()?;
     ensure!(
-        why.lines().any(|line| line.contains(&vfs.b) && line.to_lowercase().contains("mac")),
+        why.lines()
+            .any(|line| line.contains(&vfs.b) && line.to_lowercase().contains("mac")),
         "no line of the kernel says why {} refused",
         vfs.b
     );
@@ -87,7 +114,13 @@ pub fn jumbo_frames(bed: &Bed) -> Result<()> {
     bed.host.set_mtu(MTU)?;
     let result = (|| {
         let vfs = bed.pinned_vfs()?;
-        let mut source = bed.source(&vfs.a, &Options { words: format!("bed.mtu={MTU}"), ..Options::default() })?;
+        let mut source = bed.source(
+            &vfs.a,
+            &Options {
+                words: format!("bed.mtu={MTU}"),
+                ..Options::default()
+            },
+        )?;
         require_ping(GUEST_IP, PAYLOAD)?;
         let mut destination = bed.destination(&vfs.b)?;
         bed.migrate(&mut source, &mut destination)?;
