@@ -1,0 +1,794 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The 82576 virtual function (8086:10ca), and QEMU's `igbvf`, as semiassign models it.
+//!
+//! - [`regs`]: registers by name.
+//! - `desc`: descriptors. `mirror`: the hardware rings we own while the VF is captured.
+//! - `tx`, `rx`, `frame`: what moves between the guest's rings and those.
+//! - `mailbox`, `control`: what the guest asks of its PF. `irq`, `stats`: the rest of the registers.
+//! - `state`: what travels.
+//!
+//! Sources: kernel 7.3's igbvf and igb, QEMU 11.1's igb, and the siblings' datasheets.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod control;
+mod desc;
+mod frame;
+mod irq;
+mod mailbox;
+mod mirror;
+pub mod regs;
+mod rx;
+mod state;
+mod stats;
+mod tx;
+
+use model::adapter::{Adapter, Io, Layout, Progress, Stuck};
+use model::counters::Counters;
+use model::image::{Full, Reader, Refused, Writer};
+use model::io::{Area, Hardware, Registers};
+
+use crate::control::{Record, Repeated};
+use crate::irq::{Causes, Interrupts};
+use crate::mailbox::{Mailbox, Seen};
+use crate::regs::{nth, ENABLE, QUEUES};
+use crate::state::{Pair, State};
+use crate::stats::Statistics;
+
+/// The fixed facts.
+pub static LAYOUT: Layout = Layout {
+    name: "igbvf",
+    image_id: 0x8086_10ca,
+    bar_bytes: 0x4000,
+    trapped: (0, 0x1000),
+    substituted: (0x2000, 0x4000),
+    mirror_bytes: mirror::BYTES,
+};
+
+/// Turns until the hardware is looked at again while nothing moves, and between two repairs.
+const IDLE_TURNS: u32 = 16;
+/// Turns until the hardware is looked at again while frames move.
+const BUSY_TURNS: u32 = 256;
+/// Looks at the mailbox until a message of the guest that is under way is given up: 10 ms.
+const SETTLE_TRIES: u32 = 200;
+/// Looks at a ring until its last packets have to be sent: 100 ms.
+const QUIESCE_TRIES: u32 = 2000;
+/// Bytes of a RARP frame with a VLAN tag.
+const RARP_BYTES: usize = 14 + 28 + 4;
+
+/// One 82576 virtual function.
+#[derive(Debug)]
+pub struct Igbvf {
+    counters: Counters,
+    /// What the guest asked of its PF.
+    control: Record,
+    /// Changes when `control` does.
+    generation: u32,
+    /// How much of `control` was repeated to this VF's PF on behalf of an image.
+    repeated: Repeated,
+    mailbox: Mailbox,
+    statistics: Statistics,
+    psrtype: u32,
+    /// The interrupt registers as last seen right.
+    interrupts: Interrupts,
+    tx: [tx::Queue; QUEUES],
+    rx: [rx::Queue; QUEUES],
+    /// Between start and stop.
+    running: bool,
+    /// Captured from the hardware, and not started since.
+    fresh: bool,
+    /// The PF was reset behind the guest's back: the record has to be repeated.
+    lost: bool,
+    /// The mirror rings went with it.
+    mirror_gone: bool,
+    /// Turns since the hardware was looked at.
+    turns: u32,
+}
+
+impl Default for Igbvf {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Igbvf {
+    /// A VF that nobody has set up.
+    pub const fn new() -> Self {
+        Self {
+            counters: Counters::new(),
+            control: Record::new(),
+            generation: 0,
+            repeated: Repeated::No,
+            mailbox: Mailbox::new(),
+            statistics: Statistics::new(),
+            psrtype: 0,
+            interrupts: Interrupts::new(),
+            tx: [const { tx::Queue::new() }; QUEUES],
+            rx: [const { rx::Queue::new() }; QUEUES],
+            running: false,
+            fresh: false,
+            lost: false,
+            mirror_gone: false,
+            turns: 0,
+        }
+    }
+
+    /// Whether the guest is to see nothing of a reset of its PF.
+    fn hides_resets(&self, captured: bool) -> bool {
+        captured && self.control.is_live()
+    }
+
+    /// Reads V2PMAILBOX: the value, less what is hidden.
+    fn look(&mut self, hw: &mut dyn Hardware, hide: bool) -> u32 {
+        let (val, seen) = self.mailbox.look(hw, hide);
+        match seen {
+            Seen::Nothing if val & (regs::RSTI | regs::RSTD) != 0 => self.statistics.rebase(hw),
+            Seen::Nothing => {}
+            Seen::Reply(reply) => {
+                let before = self.control.clone();
+                self.control.answered(self.mailbox.request(), &reply);
+                if self.control != before {
+                    self.generation = self.generation.wrapping_add(1);
+                }
+            }
+            Seen::Lost => self.lose(hw),
+        }
+        val
+    }
+
+    /// Notes that the PF was reset behind the guest's back.
+    fn lose(&mut self, hw: &mut dyn Hardware) {
+        self.statistics.rebase(hw);
+        self.repeated = Repeated::No;
+        if !self.lost {
+            self.lost = true;
+            self.mirror_gone = true;
+            // The first repair is due at once.
+            self.turns = IDLE_TURNS;
+        }
+    }
+
+    /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
+    fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
+        if hw.read32(regs::V2PMAILBOX) & regs::RSTI != 0 {
+            return false;
+        }
+        self.lost = self.repeat_all(hw).is_err();
+        if !self.lost {
+            self.interrupts.write(hw);
+            hw.write32(regs::PSRTYPE, self.psrtype);
+            self.statistics.rebase(hw);
+        }
+        !self.lost
+    }
+
+    /// Repeats the whole record, and what the guest is waiting for.
+    fn repeat_all(&mut self, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        if self.control.is_live() && !self.control.replay(hw)? {
+            self.control.replay_mac(hw)?;
+        }
+        self.mailbox.restore(hw);
+        Ok(())
+    }
+
+    /// Waits, bounded, for the reply to a message of the guest that is under way: the record has to have it.
+    fn settle(&mut self, hw: &mut dyn Hardware) {
+        for _ in 0..SETTLE_TRIES {
+            if !self.mailbox.is_waiting() || self.lost {
+                break;
+            }
+            self.look(hw, self.hides_resets(true));
+            hw.pause(mirror::PAUSE_US);
+        }
+    }
+
+    /// The guest writes CTRL.
+    fn write_ctrl(&mut self, val: u32, hw: &mut dyn Hardware, page: Option<&mut dyn Registers>) {
+        hw.write32(regs::CTRL, val & regs::CTRL_RST);
+        if val & regs::CTRL_RST == 0 {
+            return;
+        }
+        let before = self.control.clone();
+        self.control.vf_reset();
+        if self.control != before {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.repeated = Repeated::No;
+        self.mailbox.vf_reset();
+        // It is the guest that asked, so there is nothing to repair.
+        self.lost = false;
+        self.mirror_gone = false;
+        let Some(page) = page else { return };
+        for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
+            for at in [regs::RXDCTL, regs::TXDCTL] {
+                regs::clear(page, nth(at, q), ENABLE);
+            }
+            // Stale indices must not be taken for those of the next ring before the guest has set them.
+            for at in [regs::RDH, regs::RDT, regs::TDH, regs::TDT] {
+                page.write32(nth(at, q), 0);
+            }
+            tx.forget_guest();
+            tx.mirror_lost();
+            rx.reset(&mut self.counters);
+        }
+    }
+
+    /// The guest writes V2PMAILBOX.
+    fn write_mailbox(&mut self, val: u32, hw: &mut dyn Hardware, captured: bool) {
+        let hide = self.hides_resets(captured);
+        if hide && val & regs::REQ != 0 {
+            // A PF that has lost the VF would refuse, and the guest would reset itself.
+            self.look(hw, hide);
+            if self.lost {
+                self.repair(hw);
+            }
+        }
+        self.mailbox.control(val, hw);
+    }
+
+    /// Follows the guest's ring registers, and starts the mirror rings that are missing.
+    fn follow(&mut self, io: &mut Io<'_>) {
+        let Self {
+            tx, rx, counters, ..
+        } = self;
+        let mut stuck = false;
+        for (q, (tx, rx)) in tx.iter_mut().zip(rx).enumerate() {
+            if tx.follow(q, io.page, counters) && !tx.is_mirror_on() {
+                stuck |= tx.start(q, io.hw, io.mirror).is_err();
+            }
+            if rx.follow(q, io.page, counters) && !rx.is_mirror_on() {
+                stuck |= rx.start(q, io.hw, io.mirror).is_err();
+            }
+        }
+        if stuck {
+            self.lose(io.hw);
+        }
+    }
+
+    /// Moves frames both ways.
+    fn relay(&mut self, io: &mut Io<'_>, budget: u32) -> Progress {
+        let mut causes = Causes::default();
+        let (mut sent, mut received, mut more) = (0u32, 0u32, false);
+        for (q, tx) in self.tx.iter_mut().enumerate() {
+            let mut raise = tx.reap(q, io);
+            let left = budget.saturating_sub(sent);
+            let packets = tx.fetch(q, io, left, &mut self.counters);
+            if packets > 0 {
+                // The device may have sent them before the doorbell's write returned.
+                raise |= tx.reap(q, io);
+            }
+            if raise {
+                causes.tx(q);
+            }
+            sent = sent.saturating_add(packets);
+            more |= packets == left && tx.has_more(q, io.page);
+        }
+        for (q, rx) in self.rx.iter_mut().enumerate() {
+            let left = budget.saturating_sub(received);
+            let frames = rx.relay(q, io, left, &mut self.counters);
+            if !rx.is_guest_on() {
+                rx.discard(q, io.mirror);
+            }
+            rx.kick(q, io.hw);
+            if frames > 0 {
+                causes.rx(q);
+            }
+            received = received.saturating_add(frames);
+            more |= frames == left && rx.has_more(q, io, &mut self.counters);
+        }
+        causes.raise(io.hw);
+        Progress {
+            frames: sent.saturating_add(received),
+            more,
+        }
+    }
+
+    /// Looks, now and then, whether the hardware still is as we have set it up.
+    fn check_hardware(&mut self, io: &mut Io<'_>, idle: bool) {
+        if self.turns < if idle { IDLE_TURNS } else { BUSY_TURNS } {
+            return;
+        }
+        self.turns = 0;
+        let tx = self
+            .tx
+            .iter()
+            .enumerate()
+            .filter(|(_, tx)| tx.is_mirror_on());
+        let rx = self
+            .rx
+            .iter()
+            .enumerate()
+            .filter(|(_, rx)| rx.is_mirror_on());
+        let mut good = true;
+        for (q, _) in tx {
+            good &= mirror::has_tx(q, io.hw, io.mirror);
+        }
+        for (q, _) in rx {
+            good &= mirror::has_rx(q, io.hw, io.mirror);
+        }
+        if !good {
+            self.lose(io.hw);
+            return;
+        }
+        let now = Interrupts::read(io.hw, is_active(io.page));
+        if now.is_set_up() {
+            self.interrupts = now;
+        }
+    }
+
+    /// The guest's frames that wait in mirror rings that are gone are kept; the rings start again.
+    fn drop_mirrors(&mut self, io: &mut Io<'_>) {
+        for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
+            tx.reap(q, io);
+            tx.mirror_lost();
+            rx.hold(q, io.mirror, &mut self.counters);
+            rx.mirror_lost();
+        }
+        self.mirror_gone = false;
+        self.counters.repaired = self.counters.repaired.wrapping_add(1);
+    }
+}
+
+/// Whether any queue is enabled.
+fn is_active<R: Registers + ?Sized>(regs: &mut R) -> bool {
+    (0..QUEUES).any(|q| {
+        (regs.read32(nth(regs::RXDCTL, q)) | regs.read32(nth(regs::TXDCTL, q))) & ENABLE != 0
+    })
+}
+
+/// A RARP frame from `mac`, which says nothing but where it is: bytes of it.
+fn rarp(mac: control::Mac, vid: Option<u16>, frame: &mut [u8; RARP_BYTES]) -> Result<usize, Full> {
+    let mut w = Writer::new(frame);
+    w.put_bytes(&[0xff; 6])?;
+    w.put_bytes(&mac)?;
+    if let Some(vid) = vid {
+        w.put_bytes(&[0x81, 0x00])?;
+        w.put_bytes(&vid.to_be_bytes())?;
+    }
+    // RARP; Ethernet, IPv4, their lengths, "request reverse".
+    w.put_bytes(&[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3])?;
+    for _ in 0..2 {
+        w.put_bytes(&mac)?;
+        w.put_bytes(&[0; 4])?;
+    }
+    Ok(w.written())
+}
+
+impl Adapter for Igbvf {
+    fn layout(&self) -> &'static Layout {
+        &LAYOUT
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn reset(&mut self, hw: &mut dyn Hardware, page: Option<&mut dyn Registers>) {
+        let Self {
+            counters,
+            control,
+            generation,
+            repeated,
+            mailbox,
+            statistics,
+            psrtype,
+            interrupts,
+            tx,
+            rx,
+            running: _, // the kernel's business: the mirror starts again when the guest does
+            fresh,
+            lost,
+            mirror_gone,
+            turns,
+        } = self;
+        *control = Record::new();
+        *generation = generation.wrapping_add(1);
+        *repeated = Repeated::No;
+        *mailbox = Mailbox::new();
+        *psrtype = 0;
+        *interrupts = Interrupts::new();
+        for (tx, rx) in tx.iter_mut().zip(rx) {
+            tx.reset();
+            rx.reset(counters);
+        }
+        (*fresh, *lost, *mirror_gone, *turns) = (false, false, false, 0);
+        // A reset does not take the buffer away from a driver that died with it, and the PF waits for it.
+        hw.write32(regs::V2PMAILBOX, 0);
+        hw.write32(regs::EIMC, u32::MAX);
+        statistics.rebase(hw);
+        if let Some(page) = page {
+            regs::reset_rings(page);
+        }
+    }
+
+    fn read(&mut self, at: u32, hw: &mut dyn Hardware, page: Option<&mut dyn Registers>) -> u32 {
+        let hide = self.hides_resets(page.is_some());
+        match at {
+            regs::CTRL | regs::CTRL_DUP => hw.read32(regs::CTRL) & regs::CTRL_RST,
+            regs::STATUS => {
+                let up = if hide && self.lost {
+                    regs::STATUS_UP
+                } else {
+                    0
+                };
+                hw.read32(regs::STATUS) & regs::STATUS_MASK | up
+            }
+            regs::V2PMAILBOX => {
+                let val = self.look(hw, hide);
+                self.mailbox.take(val)
+            }
+            regs::PSRTYPE => self.psrtype,
+            _ => match regs::mailbox_word(at) {
+                Some(index) => self.mailbox.word(index),
+                None => self.statistics.read(at, hw).unwrap_or(0),
+            },
+        }
+    }
+
+    fn write(
+        &mut self,
+        at: u32,
+        val: u32,
+        hw: &mut dyn Hardware,
+        page: Option<&mut dyn Registers>,
+    ) {
+        match at {
+            regs::CTRL | regs::CTRL_DUP => self.write_ctrl(val, hw, page),
+            regs::V2PMAILBOX => self.write_mailbox(val, hw, page.is_some()),
+            regs::PSRTYPE => {
+                self.psrtype = val;
+                hw.write32(regs::PSRTYPE, val);
+            }
+            // PBACL among the others: QEMU would clear bits of the PF.
+            _ => {
+                if let Some(index) = regs::mailbox_word(at) {
+                    self.mailbox.set_word(index, val, hw);
+                }
+            }
+        }
+    }
+
+    fn is_active(&self, regs: &mut dyn Registers) -> bool {
+        is_active(regs)
+    }
+
+    fn check_migratable(&self, regs: &mut dyn Registers) -> Result<(), &'static str> {
+        self.control.check()?;
+        for q in 0..QUEUES {
+            if regs.read32(nth(regs::RXDCTL, q)) & ENABLE != 0 {
+                rx::check_format(regs.read32(nth(regs::SRRCTL, q)))?;
+            }
+            if regs.read32(nth(regs::TXDCTL, q)) & ENABLE != 0 {
+                tx::check_write_back(regs.read32(nth(regs::TDWBAL, q)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) {
+        regs::for_each_ring_register(|at| page.write32(at, hw.read32(at)));
+    }
+
+    fn quiesce(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck> {
+        for q in 0..QUEUES {
+            let at = |reg| nth(reg, q);
+            let txdctl = hw.read32(at(regs::TXDCTL));
+            if txdctl & ENABLE != 0 {
+                // What is not sent by then stays in the guest's ring and is sent by us.
+                for _ in 0..QUIESCE_TRIES {
+                    if hw.read32(at(regs::TDH)) == hw.read32(at(regs::TDT)) {
+                        break;
+                    }
+                    hw.pause(mirror::PAUSE_US);
+                }
+                if txdctl & regs::WTHRESH != 0
+                    || hw.read32(at(regs::TDWBAL)) & regs::HEAD_WB_EN != 0
+                {
+                    mirror::flush(hw, at(regs::TXDCTL));
+                }
+            }
+        }
+        self.queues_off(hw)?;
+        for q in 0..QUEUES {
+            let at = |reg| nth(reg, q);
+            if hw.read32(at(regs::RXDCTL)) & regs::WTHRESH > 1 << 16 {
+                mirror::flush(hw, at(regs::RXDCTL));
+            }
+            for head in [regs::RDH, regs::TDH] {
+                page.write32(at(head), hw.read32(at(head)));
+            }
+        }
+        for (tx, rx) in self.tx.iter_mut().zip(&mut self.rx) {
+            // What was known of the rings of an earlier capture is not true any more.
+            tx.reset();
+            rx.reset(&mut self.counters);
+        }
+        (self.fresh, self.lost, self.mirror_gone, self.turns) = (true, false, false, 0);
+        self.interrupts = Interrupts::read(hw, is_active(page));
+        Ok(())
+    }
+
+    fn queues_off(&mut self, hw: &mut dyn Hardware) -> Result<(), Stuck> {
+        let mut result = Ok(());
+        self.running = false;
+        for at in [regs::RXDCTL, regs::TXDCTL] {
+            for q in 0..QUEUES {
+                result = result.and(mirror::switch_off(hw, nth(at, q)));
+            }
+        }
+        // A read pushes posted writes of the device before it.
+        hw.read32(regs::STATUS);
+        result
+    }
+
+    fn start(&mut self, io: &mut Io<'_>) {
+        let fresh = core::mem::take(&mut self.fresh);
+        for (tx, rx) in self.tx.iter_mut().zip(&mut self.rx) {
+            tx.mirror_lost();
+            rx.mirror_lost();
+        }
+        self.running = true;
+        self.turns = 0;
+        self.follow(io);
+        if fresh {
+            for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
+                tx.scan_contexts(q, io.page, io.mem);
+                rx.end_cut_frame(q, io);
+            }
+        }
+    }
+
+    fn poll(&mut self, io: &mut Io<'_>, budget: u32) -> Progress {
+        if !self.running {
+            return Progress::default();
+        }
+        self.turns = self.turns.saturating_add(1);
+        if self.lost {
+            if self.turns < IDLE_TURNS {
+                return Progress::default();
+            }
+            self.turns = 0;
+            if !self.repair(io.hw) {
+                return Progress::default();
+            }
+        }
+        if self.mirror_gone {
+            self.drop_mirrors(io);
+        }
+        self.follow(io);
+        let progress = self.relay(io, budget);
+        self.check_hardware(io, progress.frames == 0);
+        progress
+    }
+
+    fn stop(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
+        self.settle(io.hw);
+        if !self.running {
+            return self.queues_off(io.hw);
+        }
+        let mut causes = Causes::default();
+        let Self {
+            tx, rx, counters, ..
+        } = self;
+        for (q, (tx, rx)) in tx.iter_mut().zip(rx.iter_mut()).enumerate() {
+            tx.follow(q, io.page, counters);
+            rx.follow(q, io.page, counters);
+            if tx.drain(q, io) {
+                causes.tx(q);
+            }
+        }
+        let result = self.queues_off(io.hw);
+        let Self {
+            tx, rx, counters, ..
+        } = self;
+        for (q, (tx, rx)) in tx.iter_mut().zip(rx).enumerate() {
+            if tx.reap(q, io) {
+                causes.tx(q);
+            }
+            tx.mirror_lost();
+            let all = mirror::RX_SLOTS.saturating_add(rx.held().count());
+            if rx.relay(q, io, all, counters) > 0 {
+                causes.rx(q);
+            }
+            if rx.is_guest_on() {
+                rx.hold(q, io.mirror, counters);
+            }
+            rx.mirror_lost();
+        }
+        causes.raise(io.hw);
+        result
+    }
+
+    fn held(&self) -> u32 {
+        self.rx
+            .iter()
+            .fold(0, |sum, rx| sum.saturating_add(rx.held().count()))
+    }
+
+    fn hand_back(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck> {
+        // A descriptor that was half delivered has lost its addresses: the hardware must not see it.
+        if self
+            .rx
+            .iter()
+            .any(|rx| rx.partial() != rx::Partial::default())
+        {
+            return Err(Stuck);
+        }
+        if self.lost {
+            self.repair(hw);
+        }
+        self.queues_off(hw)?;
+        for q in 0..QUEUES {
+            if let Err(stuck) = mirror::hand_back(q, hw, page) {
+                self.queues_off(hw)?;
+                return Err(stuck);
+            }
+        }
+        self.drop_held();
+        for (tx, rx) in self.tx.iter_mut().zip(&mut self.rx) {
+            tx.reset();
+            rx.reset(&mut self.counters);
+        }
+        Ok(())
+    }
+
+    fn raise_all(&mut self, hw: &mut dyn Hardware) {
+        irq::raise_all(hw);
+    }
+
+    fn announce(&mut self, io: &mut Io<'_>) {
+        let Some(mac) = self.control.mac() else {
+            return;
+        };
+        let queues = self.tx.iter_mut().enumerate();
+        let Some((q, tx)) = queues.into_iter().find(|(_, tx)| tx.is_mirror_on()) else {
+            return;
+        };
+        // VLAN 0 is no VLAN.
+        let tagged = self.control.vlans().filter(|vid| *vid != 0).map(Some);
+        for vid in core::iter::once(None).chain(tagged) {
+            let mut frame = [0; RARP_BYTES];
+            let bytes = rarp(mac, vid, &mut frame)
+                .ok()
+                .and_then(|len| frame.get(..len));
+            if let Some(bytes) = bytes {
+                tx.send(q, io.mirror, bytes);
+            }
+        }
+        tx.kick(q, io.hw);
+    }
+
+    fn control_generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn save_control(&self, w: &mut Writer<'_>) -> Result<(), Full> {
+        self.control.save(w)
+    }
+
+    fn load_control(&mut self, r: &mut Reader<'_>, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        let record = Record::load(r)?;
+        r.clone().finish()?;
+        if record == self.control && self.repeated != Repeated::No {
+            return Ok(());
+        }
+        self.repeated = Repeated::No;
+        if record.is_live() {
+            let has_mac = record.replay(hw)?;
+            self.repeated = if has_mac {
+                Repeated::All
+            } else {
+                Repeated::AllButMac
+            };
+        }
+        self.control = record;
+        self.generation = self.generation.wrapping_add(1);
+        Ok(())
+    }
+
+    fn replay_control(&mut self, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        // Only once: whoever asks again has a reason.
+        match core::mem::replace(&mut self.repeated, Repeated::No) {
+            Repeated::No => self.repeat_all(hw),
+            Repeated::All => {
+                self.mailbox.restore(hw);
+                Ok(())
+            }
+            Repeated::AllButMac => {
+                self.control.replay_mac(hw)?;
+                self.mailbox.restore(hw);
+                Ok(())
+            }
+        }
+    }
+
+    fn save_state(
+        &mut self,
+        hw: &mut dyn Hardware,
+        page: &mut dyn Registers,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let mut pairs = [Pair::read(0, page), Pair::read(1, page)];
+        for (pair, (tx, rx)) in pairs.iter_mut().zip(self.tx.iter().zip(&self.rx)) {
+            pair.contexts = tx.contexts();
+            pair.partial = rx.partial();
+        }
+        let state = State {
+            pairs,
+            interrupts: Interrupts::read(hw, is_active(page)),
+            psrtype: self.psrtype,
+            mailbox: self.mailbox.clone(),
+            statistics: self.statistics.read_all(hw),
+        };
+        state.save(w)
+    }
+
+    fn load_state(
+        &mut self,
+        r: &mut Reader<'_>,
+        hw: &mut dyn Hardware,
+        page: &mut dyn Registers,
+    ) -> Result<(), Refused> {
+        let State {
+            pairs,
+            interrupts,
+            psrtype,
+            mailbox,
+            statistics,
+        } = State::load(r)?;
+        r.clone().finish()?;
+        self.drop_held();
+        for (q, (pair, (tx, rx))) in pairs
+            .iter()
+            .zip(self.tx.iter_mut().zip(&mut self.rx))
+            .enumerate()
+        {
+            pair.write(q, page);
+            tx.reset();
+            tx.set_contexts(pair.contexts);
+            rx.reset(&mut self.counters);
+            rx.set_partial(pair.partial);
+        }
+        interrupts.write(hw);
+        self.interrupts = interrupts;
+        hw.write32(regs::PSRTYPE, psrtype);
+        self.psrtype = psrtype;
+        self.mailbox = mailbox;
+        self.statistics.restore(statistics, hw);
+        (self.fresh, self.lost, self.mirror_gone) = (false, false, false);
+        Ok(())
+    }
+
+    fn save_held(
+        &mut self,
+        index: u32,
+        mirror: &mut dyn Area,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let mut index = index;
+        for (q, rx) in self.rx.iter_mut().enumerate() {
+            match index.checked_sub(rx.held().count()) {
+                None => return rx.held_mut().save(q, index, mirror, w),
+                Some(left) => index = left,
+            }
+        }
+        Err(Full)
+    }
+
+    fn load_held(&mut self, r: &mut Reader<'_>, mirror: &mut dyn Area) -> Result<(), Refused> {
+        let q = usize::from(r.take_u8()?);
+        let rx = self
+            .rx
+            .get_mut(q)
+            .ok_or(Refused("a held frame of a queue that does not exist"))?;
+        rx.held_mut().load(q, r, mirror)
+    }
+
+    fn drop_held(&mut self) {
+        for rx in &mut self.rx {
+            rx.drop_held(&mut self.counters);
+        }
+    }
+}
