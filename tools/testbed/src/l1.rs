@@ -25,7 +25,7 @@ const ALARMING: [&str; 9] = [
     "Oops",
     "Kernel panic",
     "Call Trace",
-    "semiassign",
+    ": semiassign: ",
     "DMAR:",
     "bed:",
     "rust_kernel",

@@ -99,7 +99,13 @@ impl Watcher {
     fn changed(&mut self, end: &'static str, key: &'static str, value: &str, now: u64) {
         let before = self.seen.insert((end, key), value.to_owned());
         if before.as_deref() != Some(value) && !(before.is_none() && key == "state") {
-            self.note(end, now, format!("driver: {value}"));
+            // The step is called capture, the mode that it leads to emulated.
+            let what = if value == "emulated" {
+                "captured"
+            } else {
+                value
+            };
+            self.note(end, now, format!("driver: {what}"));
         }
     }
 
