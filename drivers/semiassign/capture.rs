@@ -88,6 +88,7 @@ impl Inner {
         let (private, pages) = self.allocate(dev).inspect_err(|e| {
             dev_warn!(dev.as_dev(), "semiassign: cannot capture: {:?}\n", e);
         })?;
+        dev.decode_memory();
         self.take_over(dev, private, pages)?;
         if run {
             self.run(dev);
@@ -303,6 +304,7 @@ impl Inner {
     /// Starts the mirror rings.
     pub(crate) fn run(&mut self, dev: &Device<Vf>) {
         if matches!(&self.mode, Mode::Emulated(e) if !e.running) {
+            dev.decode_memory();
             self.with_io(dev, |adapter, io| adapter.start(io));
             if let Mode::Emulated(e) = &mut self.mode {
                 e.running = true;

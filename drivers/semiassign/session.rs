@@ -70,19 +70,19 @@ impl Saving {
         tag: Tag,
         fill: impl FnOnce(&mut image::Writer<'_>) -> Result<(), image::Full>,
     ) -> Result {
+        self.append(|encoder, room| encoder.section(room, tag, fill))
+    }
+
+    fn append(
+        &mut self,
+        encode: impl FnOnce(&mut Encoder, &mut [u8]) -> Result<usize, image::Full>,
+    ) -> Result {
         let start = self.out.len();
-        self.out.extend_with(
-            image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES,
-            0,
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let room = image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES;
+        self.out.extend_with(room, 0, GFP_KERNEL_ACCOUNT)?;
         let room = self.out.get_mut(start..).ok_or(EINVAL)?;
-        let written = self
-            .encoder
-            .section(room, tag, fill)
-            .map_err(|image::Full| ENOSPC);
-        self.out
-            .truncate(start + written.as_ref().copied().unwrap_or(0));
+        let written = encode(&mut self.encoder, room).map_err(|image::Full| ENOSPC);
+        self.out.truncate(start + written.as_ref().copied().unwrap_or(0));
         written.map(|_| ())
     }
 }
@@ -115,14 +115,7 @@ impl Inner {
             generation: self.adapter.control_generation(),
             complete: false,
         };
-        saving
-            .out
-            .extend_with(image::MAX_SECTION_BYTES, 0, GFP_KERNEL_ACCOUNT)?;
-        let header = saving
-            .encoder
-            .header(&mut saving.out)
-            .map_err(|image::Full| ENOSPC)?;
-        saving.out.truncate(header);
+        saving.append(|encoder, room| encoder.header(room))?;
         saving.section(Tag::Control, |w| self.adapter.save_control(w))?;
         saving.initial = saving.out.len();
         let file = SavingFile::open(dev, id)?;
@@ -156,7 +149,7 @@ impl Inner {
                 adapter.save_held(index, &mut Mirror(area), w)
             })?;
         }
-        saving.section(Tag::End, |_| Ok(()))?;
+        saving.append(|encoder, room| encoder.end(room))?;
         saving.complete = true;
         self.stats.state_bytes = saving.out.len() as u64;
         Ok(())

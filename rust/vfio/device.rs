@@ -242,6 +242,27 @@ impl<T: Operations> Device<T> {
         unsafe { bindings::pci_clear_master(self.pdev()) }
     }
 
+    /// Makes the function decode its BARs, whatever the user wrote to its command register.
+    ///
+    /// A VF of silicon always does, the bit is hardwired there; QEMU's goes by the bit.
+    pub fn decode_memory(&self) {
+        let mut command = 0;
+        // SAFETY: The lock is initialised by the core's init and serialises this with what the user writes;
+        // the device is there as long as `self` lives.
+        unsafe {
+            bindings::down_write(&raw mut (*self.core()).memory_lock);
+            bindings::pci_read_config_word(self.pdev(), PCI_COMMAND, &mut command);
+            if command & PCI_COMMAND_MEMORY == 0 {
+                bindings::pci_write_config_word(
+                    self.pdev(),
+                    PCI_COMMAND,
+                    command | PCI_COMMAND_MEMORY,
+                );
+            }
+            bindings::up_write(&raw mut (*self.core()).memory_lock);
+        }
+    }
+
     /// Resets the function, as `pcie_flr` does, without saving or restoring anything.
     ///
     /// # Errors
@@ -388,6 +409,9 @@ impl<T: Operations> VTable<T> {
         }
     }
 }
+
+const PCI_COMMAND: c_int = bindings::PCI_COMMAND as c_int;
+const PCI_COMMAND_MEMORY: u16 = bindings::PCI_COMMAND_MEMORY as u16;
 
 /// `_IO(VFIO_TYPE, VFIO_BASE + 16)`.
 const VFIO_DEVICE_IOEVENTFD: u32 = kernel::ioctl::_IO(b';' as u32, 116);

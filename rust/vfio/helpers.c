@@ -126,9 +126,11 @@ struct iommu_domain *vfio_helper_paging_domain(struct device *dev)
 	return iommu_paging_domain_alloc(dev);
 }
 
-void vfio_helper_enforce_coherency(struct iommu_domain *domain)
+/* Before anything is mapped. A domain with no device yet says yes for an IOMMU that cannot, so ask it. */
+void vfio_helper_enforce_coherency(struct iommu_domain *domain, struct device *dev)
 {
-	if (domain->ops->enforce_cache_coherency)
+	if (domain->ops->enforce_cache_coherency &&
+	    device_iommu_capable(dev, IOMMU_CAP_ENFORCE_CACHE_COHERENCY))
 		domain->ops->enforce_cache_coherency(domain);
 }
 

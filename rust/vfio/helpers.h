@@ -35,7 +35,7 @@ unsigned long vfio_helper_pfn(const void *page);
 
 struct iommu_domain *vfio_helper_user_domain(struct device *dev);
 struct iommu_domain *vfio_helper_paging_domain(struct device *dev);
-void vfio_helper_enforce_coherency(struct iommu_domain *domain);
+void vfio_helper_enforce_coherency(struct iommu_domain *domain, struct device *dev);
 u64 vfio_helper_aperture_end(struct iommu_domain *domain);
 unsigned int vfio_helper_group_devices(struct iommu_group *group);
 bool vfio_helper_iova_is_reserved(struct iommu_group *group, u64 start, u64 end);

@@ -192,8 +192,8 @@ impl<T: Operations> Private<T> {
                 return Err(e);
             }
         };
-        // SAFETY: The domain was just allocated; as type1 does before anything is mapped.
-        unsafe { bindings::vfio_helper_enforce_coherency(domain.as_ptr()) };
+        // SAFETY: The domain was just allocated, nothing is mapped yet.
+        unsafe { bindings::vfio_helper_enforce_coherency(domain.as_ptr(), dev.raw_dev()) };
         // INVARIANT: Not attached; with no area yet, nothing needs to be mapped.
         let mut this = Self {
             dev: dev.into(),
