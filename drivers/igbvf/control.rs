@@ -34,8 +34,6 @@ const MAX_UNICAST: usize = 16;
 /// Version of the record in the image.
 const VERSION: u16 = 1;
 
-const SILENT: Refused = Refused("the PF does not answer: its interface has to be up");
-
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
 
@@ -230,8 +228,8 @@ impl Record {
     ///
     /// Why the PF refused.
     pub(crate) fn replay(&self, hw: &mut dyn Hardware) -> Result<bool, Refused> {
-        mailbox::wait_for_pf(hw).map_err(|_| SILENT)?;
-        let [answer, lo, hi] = mailbox::exchange(hw, &[VF_RESET]).map_err(|_| SILENT)?;
+        mailbox::wait_for_pf(hw)?;
+        let [answer, lo, hi] = mailbox::exchange(hw, &[VF_RESET])?;
         let given = Some(mac_of(lo, hi)).filter(|mac| answer & MSG_ACK != 0 && is_unicast(mac));
         let mut is_set = self.mac.is_none() || self.mac == given;
         if !is_set && given.is_some() {
@@ -261,7 +259,7 @@ impl Record {
         }
         if self.promisc != 0 {
             // It may have been refused, or half refused, to begin with.
-            mailbox::exchange(hw, &[SET_PROMISC | self.promisc]).map_err(|_| SILENT)?;
+            mailbox::exchange(hw, &[SET_PROMISC | self.promisc])?;
         }
         Ok(is_set)
     }
@@ -269,7 +267,7 @@ impl Record {
     fn replay_unicast(&self, hw: &mut dyn Hardware) -> Result<(), Refused> {
         // The PF wants a valid address even here, and may refuse: there is nothing to clear then.
         let (lo, hi) = words_of(self.mac.unwrap_or([2, 0, 0, 0, 0, 1]));
-        mailbox::exchange(hw, &[SET_MAC_ADDR | FILTER_CLR, lo, hi]).map_err(|_| SILENT)?;
+        mailbox::exchange(hw, &[SET_MAC_ADDR | FILTER_CLR, lo, hi])?;
         for mac in self.unicast.iter() {
             let (lo, hi) = words_of(mac);
             ask(
@@ -384,7 +382,7 @@ impl Record {
 
 /// Sends `message`, which the PF has to accept.
 fn ask(hw: &mut dyn Hardware, message: &[u32], otherwise: &'static str) -> Result<(), Refused> {
-    let [answer, ..] = mailbox::exchange(hw, message).map_err(|_| SILENT)?;
+    let [answer, ..] = mailbox::exchange(hw, message)?;
     if answer & MSG_NACK != 0 || answer & (MSG_ACK | MSG_CTS) != MSG_ACK | MSG_CTS {
         return Err(Refused(otherwise));
     }

@@ -32,12 +32,20 @@ pub(crate) type Message = [u32; WORDS];
 /// A reply.
 pub(crate) type Reply = [u32; REPLY_WORDS];
 
-/// The PF did not answer within its bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Silent;
+/// The PF is being reset, or its interface is down.
+const PF_AWAY: Refused = Refused("the PF is in reset: its interface has to be up");
+/// The VF does not react at all, or the PF died with the buffer in its hands.
+const NO_BUFFER: Refused = Refused("the mailbox of this VF cannot be taken");
+/// The PF's interrupt handler did not run.
+const NO_REPLY: Refused = Refused("the PF does not answer: its interface has to be up");
 
-/// Looks at the mailbox until the PF has to have answered: 100 ms.
-const TRIES: u32 = 2000;
+/// Looks at the mailbox until the PF has to have answered.
+const TRIES: u32 = 600;
+
+/// Waits between two looks: short ones first, since the PF answers in its interrupt handler, and 100 ms in all.
+fn pause(hw: &mut dyn Hardware, n: u32) {
+    hw.pause(if n < 100 { PAUSE_US } else { 200 });
+}
 
 /// What a look at the mailbox has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,43 +229,42 @@ fn answers(reply: u32, asked: u32) -> bool {
 }
 
 /// Waits, bounded, until the buffer is the VF's.
-fn own(hw: &mut dyn Hardware) -> Result<(), Silent> {
-    for _ in 0..TRIES {
+fn own(hw: &mut dyn Hardware) -> Result<(), Refused> {
+    for n in 0..TRIES {
         hw.write32(V2PMAILBOX, VFU);
         if hw.read32(V2PMAILBOX) & VFU != 0 {
             return Ok(());
         }
-        hw.pause(PAUSE_US);
+        pause(hw, n);
     }
-    Err(Silent)
+    Err(NO_BUFFER)
 }
 
-/// Waits, bounded, until the PF is not being reset: whether it was since the last look.
+/// Waits, bounded, until the PF is not being reset.
 ///
 /// # Errors
 ///
-/// [`Silent`] if it still is.
-pub(crate) fn wait_for_pf(hw: &mut dyn Hardware) -> Result<bool, Silent> {
-    let mut was_reset = false;
-    for _ in 0..TRIES {
+/// It still is.
+pub(crate) fn wait_for_pf(hw: &mut dyn Hardware) -> Result<(), Refused> {
+    for n in 0..TRIES {
+        // RSTD is cleared by this very read.
         let val = hw.read32(V2PMAILBOX);
         if val & (RSTI | RSTD) == 0 {
-            return Ok(was_reset);
+            return Ok(());
         }
-        was_reset = true;
         if val & RSTI != 0 {
-            hw.pause(PAUSE_US);
+            pause(hw, n);
         }
     }
-    Err(Silent)
+    Err(PF_AWAY)
 }
 
 /// Sends a message of our own: the reply.
 ///
 /// # Errors
 ///
-/// [`Silent`] if none comes.
-pub(crate) fn exchange(hw: &mut dyn Hardware, message: &[u32]) -> Result<Reply, Silent> {
+/// None comes.
+pub(crate) fn exchange(hw: &mut dyn Hardware, message: &[u32]) -> Result<Reply, Refused> {
     own(hw)?;
     for (index, word) in message.iter().enumerate().take(WORDS) {
         hw.write32(word_at(index), *word);
@@ -277,8 +284,8 @@ pub(crate) fn exchange(hw: &mut dyn Hardware, message: &[u32]) -> Result<Reply, 
                 return Ok(reply);
             }
         } else if n > 0 {
-            hw.pause(PAUSE_US);
+            pause(hw, n);
         }
     }
-    Err(Silent)
+    Err(NO_REPLY)
 }

@@ -61,7 +61,7 @@ impl Format {
     /// Descriptors for a frame of `len` bytes.
     fn descs(self, len: usize) -> u32 {
         len.saturating_sub(self.in_header(len))
-            .div_ceil(self.buffer)
+            .div_ceil(self.buffer.max(1))
             .max(1) as u32
     }
 

@@ -50,8 +50,8 @@ impl Hardware for Page {
 pub struct Memory {
     base: u64,
     bytes: Vec<u8>,
-    /// Accesses from here on that find the mapping busy.
-    pub busy: u32,
+    /// Accesses until one finds the mapping busy.
+    pub busy_after: Option<u32>,
     /// Every write: where and what, in order.
     pub log: Option<Vec<(u64, Vec<u8>)>>,
     /// 4 KiB pages that were written.
@@ -64,16 +64,18 @@ impl Memory {
         Self {
             base,
             bytes: vec![0; len_bytes],
-            busy: 0,
+            busy_after: None,
             log: None,
             dirty: BTreeSet::new(),
         }
     }
 
     fn range(&mut self, at: Iova, len: usize) -> Result<std::ops::Range<usize>, Fault> {
-        if self.busy > 0 {
-            self.busy -= 1;
-            return Err(Fault::Busy);
+        if let Some(left) = self.busy_after {
+            self.busy_after = left.checked_sub(1);
+            if left == 0 {
+                return Err(Fault::Busy);
+            }
         }
         let start = at.0.checked_sub(self.base).ok_or(Fault::Unmapped)?;
         let start = usize::try_from(start).map_err(|_| Fault::Unmapped)?;

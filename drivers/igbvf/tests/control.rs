@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page 0: the mailbox, resets, and what the guest sees of them.
+
+use model::adapter::Adapter;
+
+use crate::guest::{Cut, MAC, ONE_BUFFER};
+use crate::machine::Random;
+use crate::traffic::{frame, machine, Flow};
+
+#[test]
+fn bits_that_a_read_clears_are_not_stolen_from_the_guest() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().delay = 3;
+    g.post(&mut m, &[4 | 1 << 16, 100]);
+    // The model looks as well, while it waits for the message to be answered.
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.with(|model, io| model.start(io));
+    assert_eq!(g.reply(&mut m), Some(0xa001_0004));
+    assert_eq!(m.load(0xc40) & 0xb0, 0);
+}
+
+#[test]
+fn a_reset_of_the_pf_is_not_seen_while_captured() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();
+    let filters = m.world.borrow().filters.clone();
+    let mut r = Random(31);
+    let mut flow = Flow::new(0);
+    m.capture();
+    for i in 0..20 {
+        for _ in 0..20 {
+            flow.step(&mut m, &mut g, &mut r);
+        }
+        m.poll();
+        m.world.borrow_mut().pf_reset();
+        match i % 3 {
+            // The guest's watchdog is first.
+            0 => assert!(g.link_check(&mut m)),
+            // A message of the guest is first.
+            1 => assert_ne!(g.message(&mut m, &[5, 9000]).unwrap() >> 29 & 5, 0),
+            // The canary is first.
+            _ => {}
+        }
+        m.turns(40);
+        assert_eq!(m.world.borrow().filters, filters);
+        assert_eq!(m.model.counters().repaired, i + 1);
+        assert!(g.link_check(&mut m));
+        assert_eq!(m.world.borrow().regs[0x1700 / 4], 0x8081_8081);
+    }
+    flow.finish(&mut m, &mut g);
+}
+
+#[test]
+fn a_reset_of_the_pf_is_seen_while_assigned() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.world.borrow_mut().pf_reset();
+    assert!(!g.link_check(&mut m));
+    g.probe(&mut m);
+    g.up(&mut m);
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    assert_eq!(m.world.borrow().wire.len(), 1);
+}
+
+#[test]
+fn a_message_that_a_pf_reset_has_overtaken_is_repeated() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.poll();
+    m.world.borrow_mut().delay = 2;
+    g.post(&mut m, &[4 | 1 << 16, 300]);
+    m.world.borrow_mut().pf_reset();
+    m.turns(40);
+    assert_eq!(g.reply(&mut m), Some(0xa001_0004));
+    assert_eq!(m.world.borrow().filters.vlans, [300]);
+}
+
+#[test]
+fn the_guest_s_own_reset_ends_what_it_had_set_up() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();
+    m.capture();
+    let before = m.model.control_generation();
+    m.store(0, 1 << 26);
+    assert_ne!(m.model.control_generation(), before);
+    assert!(!m.model.is_active(&mut m.page));
+    m.turns(40);
+    assert_eq!(m.model.counters().repaired, 0);
+    assert!(m.world.borrow().filters.vlans.is_empty());
+    g.probe(&mut m);
+    g.up(&mut m);
+    m.turns(1);
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.poll();
+    assert_eq!(m.world.borrow().wire.len(), 1);
+    assert_eq!(m.world.borrow().filters.mac, Some(MAC));
+}
+
+#[test]
+fn a_reset_from_outside_forgets_the_guest() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().vf_reset();
+    let mut hw = m.hw();
+    m.model.reset(&mut hw, Some(&mut m.page));
+    assert!(!m.model.is_active(&mut m.page));
+    m.turns(40);
+    assert_eq!(
+        (m.load(0x2828), m.load(0x280c), m.load(0x290c)),
+        (0x10000, 0x400, 0x8000_0400)
+    );
+    assert_eq!(m.load(0x800), 0);
+}
+
+#[test]
+fn pings_are_passed_on() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().ping();
+    assert_eq!(m.load(0xc40) & 0x10, 0x10);
+    assert_eq!(m.load(0x800), 0x2000_0100);
+    assert!(g.link_check(&mut m));
+}
+
+#[test]
+fn status_shows_what_every_host_shows() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    assert_eq!(m.load(8), 0x83);
+    m.store(8, 0);
+    assert_eq!(m.load(8), 0x83);
+}
+
+#[test]
+fn unknown_and_unaligned_registers_read_as_0_and_take_nothing() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    let before = m.world.borrow().regs.clone();
+    for at in 0..0x1000u32 {
+        let known = at % 4 == 0
+            && matches!(at, 0..=8 | 0x800..=0x83f | 0xc40 | 0xf04 | 0xf0c..=0xf18 | 0xf34..=0xf50);
+        if !known {
+            m.store(at, u32::MAX);
+            assert_eq!(m.load(at), 0, "{at:#x}");
+        }
+    }
+    m.store(0xf04, 7);
+    assert!(m.world.borrow().regs == before);
+}
+
+#[test]
+fn what_cannot_be_emulated_is_named() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    let mut hw = m.hw();
+    assert_eq!(m.model.check_migratable(&mut hw), Ok(()));
+    m.store(0x280c, 2);
+    assert!(m
+        .model
+        .check_migratable(&mut hw)
+        .unwrap_err()
+        .contains("legacy"));
+    m.store(0x280c, 0xc200_0002);
+    assert!(m.model.check_migratable(&mut hw).is_err());
+    m.store(0x280c, ONE_BUFFER);
+    m.store(0x3838, 3);
+    assert!(m
+        .model
+        .check_migratable(&mut hw)
+        .unwrap_err()
+        .contains("throttle"));
+}

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames across capture and release.
+
+use model::adapter::Adapter;
+
+use crate::guest::{Cut, Guest, ONE_BUFFER, SPLIT};
+use crate::machine::{Machine, Random};
+use crate::vf::GUEST;
+
+pub fn machine(q: u32, srrctl: u32) -> (Machine, Guest) {
+    let mut m = Machine::new();
+    let mut g = Guest::new(q, srrctl);
+    g.probe(&mut m);
+    g.up(&mut m);
+    (m, g)
+}
+
+/// Frame number `n`, of `len` bytes.
+pub fn frame(n: u32, len: usize) -> Vec<u8> {
+    let mut frame: Vec<u8> = (0..len).map(|i| (i as u32 * 7 + n) as u8).collect();
+    frame[..4].copy_from_slice(&n.to_le_bytes());
+    frame
+}
+
+/// Sends and receives at random, numbering the frames, and checks them.
+pub struct Flow {
+    pub q: u32,
+    pub sent: u32,
+    pub seen: u32,
+    pub injected: Vec<Vec<u8>>,
+    pub next: u32,
+    /// The guest does not look at its RX ring.
+    pub lazy: bool,
+}
+
+impl Flow {
+    pub fn new(q: u32) -> Self {
+        Self {
+            q,
+            sent: 0,
+            seen: 0,
+            injected: Vec::new(),
+            next: 0,
+            lazy: false,
+        }
+    }
+
+    pub fn step(&mut self, m: &mut Machine, g: &mut Guest, r: &mut Random) {
+        g.clean(m);
+        for _ in 0..r.below(4) {
+            let pieces = 1 + r.below(4) as usize;
+            if g.room() > pieces as u32 + 1 {
+                let context = (r.below(2) == 0).then(|| r.next());
+                let len = 60 + r.below(3000) as usize;
+                g.queue(
+                    m,
+                    &frame(self.sent, len),
+                    Cut {
+                        pieces,
+                        context,
+                        tso: false,
+                    },
+                );
+                self.sent += 1;
+            }
+        }
+        g.doorbell(m);
+        for _ in 0..r.below(4) {
+            let f = frame(self.next, 60 + r.below(5000) as usize);
+            if m.world.borrow_mut().receive(self.q, &f) {
+                self.injected.push(f);
+                self.next += 1;
+            }
+        }
+        if r.below(3) != 0 {
+            m.poll();
+        }
+        g.receive(m, self.lazy || r.below(4) == 0);
+        self.check_wire(m);
+    }
+
+    pub fn check_wire(&mut self, m: &mut Machine) {
+        while let Some((f, _)) = m.world.borrow_mut().wire.pop_front() {
+            assert_eq!(f, frame(self.seen, f.len()), "frame {}", self.seen);
+            self.seen += 1;
+        }
+    }
+
+    /// Lets everything come to rest and checks that nothing is missing.
+    pub fn finish(&mut self, m: &mut Machine, g: &mut Guest) {
+        for _ in 0..200 {
+            m.poll();
+            g.clean(m);
+            g.receive(m, false);
+        }
+        self.check_wire(m);
+        assert_eq!(self.seen, self.sent);
+        assert_eq!(g.in_flight(), 0);
+        assert_eq!(g.received.len(), self.injected.len());
+        assert!(g.received == self.injected);
+        assert_eq!(m.world.borrow().faults, 0);
+        let c = m.model.counters();
+        let dropped = [
+            c.dropped_tx_malformed,
+            c.dropped_tx_unmapped,
+            c.dropped_rx_unmapped,
+            c.dropped_rx_no_room,
+            c.dropped_rx_malformed,
+            c.bad_rings,
+        ];
+        assert_eq!(dropped, [0; 6]);
+    }
+}
+
+#[test]
+fn frames_keep_their_order_and_number_across_captures_and_releases() {
+    for (q, srrctl) in [(0, ONE_BUFFER), (0, SPLIT), (1, ONE_BUFFER)] {
+        let (mut m, mut g) = machine(q, srrctl);
+        let mut r = Random(1 + u64::from(q));
+        let mut flow = Flow::new(q);
+        for _ in 0..60 {
+            for _ in 0..r.below(20) {
+                flow.step(&mut m, &mut g, &mut r);
+            }
+            if m.captured {
+                // Whoever has held frames stays emulated until they are delivered.
+                m.with(|model, io| model.stop(io)).unwrap();
+                while m.model.held() > 0 {
+                    m.with(|model, io| model.start(io));
+                    m.poll();
+                    g.receive(&mut m, false);
+                    m.poll();
+                    m.with(|model, io| model.stop(io)).unwrap();
+                }
+                m.release().unwrap();
+            } else {
+                m.capture();
+            }
+        }
+        assert!(flow.sent > 100 && flow.injected.len() > 100);
+        flow.finish(&mut m, &mut g);
+    }
+}
+
+#[test]
+fn frames_survive_stops_and_starts() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    let mut r = Random(7);
+    let mut flow = Flow::new(0);
+    m.capture();
+    for _ in 0..100 {
+        flow.lazy = r.below(2) == 0;
+        for _ in 0..r.below(20) {
+            flow.step(&mut m, &mut g, &mut r);
+        }
+        m.with(|model, io| model.stop(io)).unwrap();
+        assert_eq!(m.world.borrow().regs[0x2828 / 4] & 1 << 25, 0);
+        m.with(|model, io| model.start(io));
+    }
+    flow.finish(&mut m, &mut g);
+    assert!(m.model.counters().held_frames > 0);
+}
+
+#[test]
+fn busy_guest_memory_stalls_and_loses_nothing() {
+    for srrctl in [ONE_BUFFER, SPLIT] {
+        let (mut m, mut g) = machine(0, srrctl);
+        let mut r = Random(11);
+        let mut flow = Flow::new(0);
+        m.capture();
+        for i in 0..3000 {
+            // The n-th access from now fails.
+            m.world.borrow_mut().memory.busy_after = Some(r.below(40));
+            flow.step(&mut m, &mut g, &mut r);
+            if i % 50 == 0 {
+                m.world.borrow_mut().memory.busy_after = None;
+                m.with(|model, io| model.stop(io)).unwrap();
+                m.with(|model, io| model.start(io));
+            }
+        }
+        m.world.borrow_mut().memory.busy_after = None;
+        flow.finish(&mut m, &mut g);
+    }
+}
+
+#[test]
+fn dd_is_written_last_and_alone() {
+    let (mut m, mut g) = machine(0, SPLIT);
+    m.capture();
+    m.world.borrow_mut().memory.log = Some(Vec::new());
+    g.send(
+        &mut m,
+        &frame(0, 3000),
+        Cut {
+            pieces: 3,
+            ..Cut::default()
+        },
+    );
+    m.world.borrow_mut().receive(0, &frame(1, 5000));
+    m.poll();
+    let log = m.world.borrow_mut().memory.log.take().unwrap();
+    let ring = |at: u64| (GUEST + 0x1000..GUEST + 0x5000).contains(&at);
+    let mut open = None;
+    let mut published = 0;
+    for (at, bytes) in log {
+        match (ring(at), bytes.len()) {
+            (true, 16) => {
+                assert_eq!(bytes[8] & 1, 0, "DD with the rest of the descriptor");
+                open = Some(at);
+            }
+            (true, 1) if at & 0xf == 8 => {
+                assert_eq!(open.take(), Some(at - 8), "DD before its descriptor");
+                assert_eq!(bytes[0] & 1, 1);
+                published += 1;
+            }
+            (true, 1) => assert_eq!((at & 0xf, bytes[0]), (12, 1)),
+            (true, n) => panic!("{n} bytes into a ring"),
+            (false, _) => assert_eq!(published, 0, "payload after DD"),
+        }
+    }
+    // 128 bytes of header, and three buffers of 2 KiB.
+    assert_eq!(published, 3);
+}
+
+#[test]
+fn only_descriptors_with_rs_get_dd() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    g.send(
+        &mut m,
+        &frame(0, 900),
+        Cut {
+            pieces: 3,
+            context: Some(5),
+            tso: false,
+        },
+    );
+    m.poll();
+    let w = m.world.borrow();
+    let dd = |slot: u64| w.memory.get(GUEST + 0x1000 + slot * 16 + 12, 1)[0] & 1;
+    assert_eq!([dd(0), dd(1), dd(2), dd(3)], [0, 0, 0, 1]);
+}
+
+#[test]
+fn interrupts_are_raised_by_the_guest_s_own_vectors() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.poll();
+    m.world.borrow_mut().raised = 0;
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.poll();
+    assert_eq!(std::mem::take(&mut m.world.borrow_mut().raised), 1);
+    m.world.borrow_mut().receive(0, &frame(1, 60));
+    m.poll();
+    assert_eq!(std::mem::take(&mut m.world.borrow_mut().raised), 2);
+    m.poll();
+    assert_eq!(m.world.borrow().raised, 0);
+    let mut hw = m.hw();
+    m.model.raise_all(&mut hw);
+    assert_eq!(m.world.borrow().raised, 7);
+}
+
+#[test]
+fn tso_packets_and_their_contexts_go_out_as_they_are() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    g.send(
+        &mut m,
+        &frame(0, 60_000),
+        Cut {
+            pieces: 17,
+            context: Some(0xabcd),
+            tso: true,
+        },
+    );
+    m.poll();
+    g.clean(&mut m);
+    assert_eq!(g.in_flight(), 0);
+    let (sent, [flags, context]) = m.world.borrow_mut().wire.pop_front().unwrap();
+    assert!(sent == frame(0, 60_000));
+    assert_eq!((flags & 2, context), (2, 0xabcd));
+}
+
+#[test]
+fn a_partial_packet_waits_for_its_end() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    g.queue(
+        &mut m,
+        &frame(0, 900),
+        Cut {
+            pieces: 3,
+            ..Cut::default()
+        },
+    );
+    m.store(0x3818, 2);
+    m.turns(5);
+    assert!(m.world.borrow().wire.is_empty());
+    assert_eq!(m.load(0x3810), 0);
+    g.doorbell(&mut m);
+    m.poll();
+    assert_eq!(m.world.borrow().wire.len(), 1);
+    assert_eq!(m.load(0x3810), 3);
+}
+
+#[test]
+fn head_write_back_replaces_dd() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.store(0x3838, (GUEST as u32 + 0x800) | 1);
+    m.store(0x383c, (GUEST >> 32) as u32);
+    m.capture();
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    g.send(&mut m, &frame(1, 60), Cut::default());
+    m.poll();
+    let w = m.world.borrow();
+    assert_eq!(w.memory.get(GUEST + 0x800, 4), [2, 0, 0, 0]);
+    assert_eq!(w.memory.get(GUEST + 0x1000 + 12, 1)[0] & 1, 0);
+}
+
+#[test]
+fn an_interface_that_goes_down_and_up_while_captured_works() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    let mut r = Random(3);
+    m.capture();
+    for _ in 0..10 {
+        let mut flow = Flow::new(0);
+        for _ in 0..30 {
+            flow.step(&mut m, &mut g, &mut r);
+        }
+        flow.finish(&mut m, &mut g);
+        g.received.clear();
+        g.down(&mut m);
+        m.turns(3);
+        assert!(!m.world.borrow_mut().receive(0, &frame(0, 60)));
+        g.up(&mut m);
+        m.turns(1);
+    }
+    m.release().unwrap();
+    let mut flow = Flow::new(0);
+    for _ in 0..30 {
+        flow.step(&mut m, &mut g, &mut r);
+    }
+    flow.finish(&mut m, &mut g);
+}
+
+#[test]
+fn a_queue_that_the_guest_switches_off_gets_no_frame_of_before() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    let val = m.load(0x2828);
+    m.store(0x2828, val & !(1 << 25));
+    m.world.borrow_mut().memory.log = Some(Vec::new());
+    m.world.borrow_mut().receive(0, &frame(0, 60));
+    m.turns(2);
+    assert!(m.world.borrow().memory.log.as_ref().unwrap().is_empty());
+    m.store(0x2828, val);
+    m.turns(2);
+    m.world.borrow_mut().receive(0, &frame(1, 60));
+    m.poll();
+    g.receive(&mut m, false);
+    assert_eq!(g.received, [frame(1, 60)]);
+}
+
+#[test]
+fn dpdk_s_order_of_enable_head_and_tail_is_accepted() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    for i in 0..5 {
+        m.world.borrow_mut().receive(0, &frame(i, 60));
+    }
+    m.poll();
+    g.receive(&mut m, false);
+    // A reset without switching the queue off, and then the head only after ENABLE.
+    g.probe(&mut m);
+    g.up(&mut m);
+    m.store(0x2810, 0);
+    m.store(0x2818, 30);
+    m.turns(1);
+    m.world.borrow_mut().receive(0, &frame(9, 60));
+    m.poll();
+    g.receive(&mut m, false);
+    assert_eq!(g.received.last(), Some(&frame(9, 60)));
+}
+
+#[test]
+fn hardware_that_refuses_a_head_stays_emulated() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.world.borrow_mut().fixed_heads = true;
+    m.capture();
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.poll();
+    assert!(m.release().is_err());
+    g.send(&mut m, &frame(1, 60), Cut::default());
+    m.poll();
+    assert_eq!(m.world.borrow().wire.len(), 2);
+    assert_eq!(m.world.borrow().faults, 0);
+    // Until the guest starts its rings anew.
+    g.down(&mut m);
+    g.up(&mut m);
+    m.turns(1);
+    m.release().unwrap();
+}
+
+#[test]
+fn a_frame_that_the_capture_has_cut_ends_with_an_error() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    // Silicon might stop between two descriptors of a frame.
+    m.world.borrow_mut().receive(0, &frame(0, 3000));
+    m.world.borrow_mut().regs[0x2810 / 4] = 1;
+    m.capture();
+    m.world.borrow_mut().receive(0, &frame(1, 60));
+    m.poll();
+    g.receive(&mut m, false);
+    assert_eq!(
+        (g.errors, g.received.as_slice()),
+        (1, [frame(1, 60)].as_slice())
+    );
+}
+
+#[test]
+fn contexts_that_only_the_hardware_has_seen_are_found_in_the_ring() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.send(
+        &mut m,
+        &frame(0, 60),
+        Cut {
+            context: Some(0x77),
+            ..Cut::default()
+        },
+    );
+    m.capture();
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().contexts = [[None; 2]; 2];
+    m.with(|model, io| model.start(io));
+    g.send(&mut m, &frame(1, 60), Cut::default());
+    m.poll();
+    let (_, [_, context]) = m.world.borrow_mut().wire.pop_back().unwrap();
+    assert_eq!(context, 0x77);
+}
+
+#[test]
+fn announcements_go_out_untagged_and_on_every_vlan() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();
+    g.message(&mut m, &[4 | 1 << 16, 0]).unwrap();
+    m.capture();
+    m.with(|model, io| model.announce(io));
+    m.poll();
+    let w = m.world.borrow();
+    let frames: Vec<_> = w.wire.iter().map(|(f, _)| f.clone()).collect();
+    assert_eq!(frames.len(), 2);
+    assert_eq!(
+        &frames[0][..14],
+        [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 1, 2, 3, 0x80, 0x35]
+    );
+    assert_eq!(&frames[1][12..18], [0x81, 0, 0, 100, 0x80, 0x35]);
+    assert!(frames.iter().all(|f| f.len() >= 60));
+    drop(w);
+    // The guest's ring is where it was.
+    assert_eq!(m.load(0x3810), 0);
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.poll();
+    g.clean(&mut m);
+    assert_eq!(g.in_flight(), 0);
+}
+
+#[test]
+fn the_model_is_small() {
+    assert!(
+        size_of::<igbvf::Igbvf>() <= 4096,
+        "{}",
+        size_of::<igbvf::Igbvf>()
+    );
+}
