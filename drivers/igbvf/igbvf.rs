@@ -13,16 +13,22 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod announce;
 mod control;
 mod desc;
 mod frame;
+mod held;
 mod irq;
 mod mailbox;
 mod mirror;
+mod place;
 pub mod regs;
+mod repair;
 mod rx;
+mod setup;
 mod state;
 mod stats;
+mod trap;
 mod tx;
 
 use model::adapter::{Adapter, Io, Layout, Progress, Stuck};
@@ -32,7 +38,7 @@ use model::io::{Area, Hardware, Registers};
 
 use crate::control::{Record, Repeated};
 use crate::irq::{Causes, Interrupts};
-use crate::mailbox::{Mailbox, Seen};
+use crate::mailbox::Mailbox;
 use crate::regs::{nth, ENABLE, QUEUES};
 use crate::state::{Pair, State};
 use crate::stats::Statistics;
@@ -46,17 +52,6 @@ pub static LAYOUT: Layout = Layout {
     substituted: (0x2000, 0x4000),
     mirror_bytes: mirror::BYTES,
 };
-
-/// Turns until the hardware is looked at again while nothing moves, and between two repairs.
-const IDLE_TURNS: u32 = 16;
-/// Turns until the hardware is looked at again while frames move.
-const BUSY_TURNS: u32 = 256;
-/// Looks at the mailbox until a message of the guest that is under way is given up: 10 ms.
-const SETTLE_TRIES: u32 = 200;
-/// Looks at a ring until its last packets have to be sent: 100 ms.
-const QUIESCE_TRIES: u32 = 2000;
-/// Bytes of a RARP frame with a VLAN tag.
-const RARP_BYTES: usize = 14 + 28 + 4;
 
 /// One 82576 virtual function.
 #[derive(Debug)]
@@ -115,119 +110,6 @@ impl Igbvf {
         }
     }
 
-    /// Whether the guest is to see nothing of a reset of its PF.
-    fn hides_resets(&self, captured: bool) -> bool {
-        captured && self.control.is_live()
-    }
-
-    /// Reads V2PMAILBOX: the value, less what is hidden.
-    fn look(&mut self, hw: &mut dyn Hardware, hide: bool) -> u32 {
-        let (val, seen) = self.mailbox.look(hw, hide);
-        match seen {
-            Seen::Nothing if val & (regs::RSTI | regs::RSTD) != 0 => self.statistics.rebase(hw),
-            Seen::Nothing => {}
-            Seen::Reply(reply) => {
-                let before = self.control.clone();
-                self.control.answered(self.mailbox.request(), &reply);
-                if self.control != before {
-                    self.generation = self.generation.wrapping_add(1);
-                }
-            }
-            Seen::Lost => self.lose(hw),
-        }
-        val
-    }
-
-    /// Notes that the PF was reset behind the guest's back.
-    fn lose(&mut self, hw: &mut dyn Hardware) {
-        self.statistics.rebase(hw);
-        self.repeated = Repeated::No;
-        if !self.lost {
-            self.lost = true;
-            self.mirror_gone = true;
-            // The first repair is due at once.
-            self.turns = IDLE_TURNS;
-        }
-    }
-
-    /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
-    fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
-        if hw.read32(regs::V2PMAILBOX) & regs::RSTI != 0 {
-            return false;
-        }
-        self.lost = self.repeat_all(hw).is_err();
-        if !self.lost {
-            self.interrupts.write(hw);
-            hw.write32(regs::PSRTYPE, self.psrtype);
-            self.statistics.rebase(hw);
-        }
-        !self.lost
-    }
-
-    /// Repeats the whole record, and what the guest is waiting for.
-    fn repeat_all(&mut self, hw: &mut dyn Hardware) -> Result<(), Refused> {
-        if self.control.is_live() && !self.control.replay(hw)? {
-            self.control.replay_mac(hw)?;
-        }
-        self.mailbox.restore(hw);
-        Ok(())
-    }
-
-    /// Waits, bounded, for the reply to a message of the guest that is under way: the record has to have it.
-    fn settle(&mut self, hw: &mut dyn Hardware) {
-        for _ in 0..SETTLE_TRIES {
-            if !self.mailbox.is_waiting() || self.lost {
-                break;
-            }
-            self.look(hw, self.hides_resets(true));
-            hw.pause(mirror::PAUSE_US);
-        }
-    }
-
-    /// The guest writes CTRL.
-    fn write_ctrl(&mut self, val: u32, hw: &mut dyn Hardware, page: Option<&mut dyn Registers>) {
-        hw.write32(regs::CTRL, val & regs::CTRL_RST);
-        if val & regs::CTRL_RST == 0 {
-            return;
-        }
-        let before = self.control.clone();
-        self.control.vf_reset();
-        if self.control != before {
-            self.generation = self.generation.wrapping_add(1);
-        }
-        self.repeated = Repeated::No;
-        self.mailbox.vf_reset();
-        // It is the guest that asked, so there is nothing to repair.
-        self.lost = false;
-        self.mirror_gone = false;
-        let Some(page) = page else { return };
-        for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
-            for at in [regs::RXDCTL, regs::TXDCTL] {
-                regs::clear(page, nth(at, q), ENABLE);
-            }
-            // Stale indices must not be taken for those of the next ring before the guest has set them.
-            for at in [regs::RDH, regs::RDT, regs::TDH, regs::TDT] {
-                page.write32(nth(at, q), 0);
-            }
-            tx.forget_guest();
-            tx.mirror_lost();
-            rx.reset(&mut self.counters);
-        }
-    }
-
-    /// The guest writes V2PMAILBOX.
-    fn write_mailbox(&mut self, val: u32, hw: &mut dyn Hardware, captured: bool) {
-        let hide = self.hides_resets(captured);
-        if hide && val & regs::REQ != 0 {
-            // A PF that has lost the VF would refuse, and the guest would reset itself.
-            self.look(hw, hide);
-            if self.lost {
-                self.repair(hw);
-            }
-        }
-        self.mailbox.control(val, hw);
-    }
-
     /// Follows the guest's ring registers, and starts the mirror rings that are missing.
     fn follow(&mut self, io: &mut Io<'_>) {
         let Self {
@@ -284,51 +166,6 @@ impl Igbvf {
             more,
         }
     }
-
-    /// Looks, now and then, whether the hardware still is as we have set it up.
-    fn check_hardware(&mut self, io: &mut Io<'_>, idle: bool) {
-        if self.turns < if idle { IDLE_TURNS } else { BUSY_TURNS } {
-            return;
-        }
-        self.turns = 0;
-        let tx = self
-            .tx
-            .iter()
-            .enumerate()
-            .filter(|(_, tx)| tx.is_mirror_on());
-        let rx = self
-            .rx
-            .iter()
-            .enumerate()
-            .filter(|(_, rx)| rx.is_mirror_on());
-        let mut good = true;
-        for (q, _) in tx {
-            good &= mirror::has_tx(q, io.hw, io.mirror);
-        }
-        for (q, _) in rx {
-            good &= mirror::has_rx(q, io.hw, io.mirror);
-        }
-        if !good {
-            self.lose(io.hw);
-            return;
-        }
-        let now = Interrupts::read(io.hw, is_active(io.page));
-        if now.is_set_up() {
-            self.interrupts = now;
-        }
-    }
-
-    /// The guest's frames that wait in mirror rings that are gone are kept; the rings start again.
-    fn drop_mirrors(&mut self, io: &mut Io<'_>) {
-        for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
-            tx.reap(q, io);
-            tx.mirror_lost();
-            rx.hold(q, io.mirror, &mut self.counters);
-            rx.mirror_lost();
-        }
-        self.mirror_gone = false;
-        self.counters.repaired = self.counters.repaired.wrapping_add(1);
-    }
 }
 
 /// Whether any queue is enabled.
@@ -336,24 +173,6 @@ fn is_active<R: Registers + ?Sized>(regs: &mut R) -> bool {
     (0..QUEUES).any(|q| {
         (regs.read32(nth(regs::RXDCTL, q)) | regs.read32(nth(regs::TXDCTL, q))) & ENABLE != 0
     })
-}
-
-/// A RARP frame from `mac`, which says nothing but where it is: bytes of it.
-fn rarp(mac: control::Mac, vid: Option<u16>, frame: &mut [u8; RARP_BYTES]) -> Result<usize, Full> {
-    let mut w = Writer::new(frame);
-    w.put_bytes(&[0xff; 6])?;
-    w.put_bytes(&mac)?;
-    if let Some(vid) = vid {
-        w.put_bytes(&[0x81, 0x00])?;
-        w.put_bytes(&vid.to_be_bytes())?;
-    }
-    // RARP; Ethernet, IPv4, their lengths, "request reverse".
-    w.put_bytes(&[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3])?;
-    for _ in 0..2 {
-        w.put_bytes(&mac)?;
-        w.put_bytes(&[0; 4])?;
-    }
-    Ok(w.written())
 }
 
 impl Adapter for Igbvf {
@@ -404,27 +223,7 @@ impl Adapter for Igbvf {
     }
 
     fn read(&mut self, at: u32, hw: &mut dyn Hardware, page: Option<&mut dyn Registers>) -> u32 {
-        let hide = self.hides_resets(page.is_some());
-        match at {
-            regs::CTRL | regs::CTRL_DUP => hw.read32(regs::CTRL) & regs::CTRL_RST,
-            regs::STATUS => {
-                let up = if hide && self.lost {
-                    regs::STATUS_UP
-                } else {
-                    0
-                };
-                hw.read32(regs::STATUS) & regs::STATUS_MASK | up
-            }
-            regs::V2PMAILBOX => {
-                let val = self.look(hw, hide);
-                self.mailbox.take(val)
-            }
-            regs::PSRTYPE => self.psrtype,
-            _ => match regs::mailbox_word(at) {
-                Some(index) => self.mailbox.word(index),
-                None => self.statistics.read(at, hw).unwrap_or(0),
-            },
-        }
+        self.trap_read(at, hw, page.is_some())
     }
 
     fn write(
@@ -434,20 +233,7 @@ impl Adapter for Igbvf {
         hw: &mut dyn Hardware,
         page: Option<&mut dyn Registers>,
     ) {
-        match at {
-            regs::CTRL | regs::CTRL_DUP => self.write_ctrl(val, hw, page),
-            regs::V2PMAILBOX => self.write_mailbox(val, hw, page.is_some()),
-            regs::PSRTYPE => {
-                self.psrtype = val;
-                hw.write32(regs::PSRTYPE, val);
-            }
-            // PBACL among the others: QEMU would clear bits of the PF.
-            _ => {
-                if let Some(index) = regs::mailbox_word(at) {
-                    self.mailbox.set_word(index, val, hw);
-                }
-            }
-        }
+        self.trap_write(at, val, hw, page);
     }
 
     fn is_active(&self, regs: &mut dyn Registers) -> bool {
@@ -458,10 +244,10 @@ impl Adapter for Igbvf {
         self.control.check()?;
         for q in 0..QUEUES {
             if regs.read32(nth(regs::RXDCTL, q)) & ENABLE != 0 {
-                rx::check_format(regs.read32(nth(regs::SRRCTL, q)))?;
+                setup::check_format(regs.read32(nth(regs::SRRCTL, q)))?;
             }
             if regs.read32(nth(regs::TXDCTL, q)) & ENABLE != 0 {
-                tx::check_write_back(regs.read32(nth(regs::TDWBAL, q)))?;
+                setup::check_write_back(regs.read32(nth(regs::TDWBAL, q)))?;
             }
         }
         Ok(())
@@ -473,32 +259,11 @@ impl Adapter for Igbvf {
 
     fn quiesce(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck> {
         for q in 0..QUEUES {
-            let at = |reg| nth(reg, q);
-            let txdctl = hw.read32(at(regs::TXDCTL));
-            if txdctl & ENABLE != 0 {
-                // What is not sent by then stays in the guest's ring and is sent by us.
-                for _ in 0..QUIESCE_TRIES {
-                    if hw.read32(at(regs::TDH)) == hw.read32(at(regs::TDT)) {
-                        break;
-                    }
-                    hw.pause(mirror::PAUSE_US);
-                }
-                if txdctl & regs::WTHRESH != 0
-                    || hw.read32(at(regs::TDWBAL)) & regs::HEAD_WB_EN != 0
-                {
-                    mirror::flush(hw, at(regs::TXDCTL));
-                }
-            }
+            mirror::drain_guest(q, hw);
         }
         self.queues_off(hw)?;
         for q in 0..QUEUES {
-            let at = |reg| nth(reg, q);
-            if hw.read32(at(regs::RXDCTL)) & regs::WTHRESH > 1 << 16 {
-                mirror::flush(hw, at(regs::RXDCTL));
-            }
-            for head in [regs::RDH, regs::TDH] {
-                page.write32(at(head), hw.read32(at(head)));
-            }
+            mirror::take_heads(q, hw, page);
         }
         for (tx, rx) in self.tx.iter_mut().zip(&mut self.rx) {
             // What was known of the rings of an earlier capture is not true any more.
@@ -545,14 +310,8 @@ impl Adapter for Igbvf {
             return Progress::default();
         }
         self.turns = self.turns.saturating_add(1);
-        if self.lost {
-            if self.turns < IDLE_TURNS {
-                return Progress::default();
-            }
-            self.turns = 0;
-            if !self.repair(io.hw) {
-                return Progress::default();
-            }
+        if self.lost && !self.retry(io.hw) {
+            return Progress::default();
         }
         if self.mirror_gone {
             self.drop_mirrors(io);
@@ -639,25 +398,7 @@ impl Adapter for Igbvf {
     }
 
     fn announce(&mut self, io: &mut Io<'_>) {
-        let Some(mac) = self.control.mac() else {
-            return;
-        };
-        let queues = self.tx.iter_mut().enumerate();
-        let Some((q, tx)) = queues.into_iter().find(|(_, tx)| tx.is_mirror_on()) else {
-            return;
-        };
-        // VLAN 0 is no VLAN.
-        let tagged = self.control.vlans().filter(|vid| *vid != 0).map(Some);
-        for vid in core::iter::once(None).chain(tagged) {
-            let mut frame = [0; RARP_BYTES];
-            let bytes = rarp(mac, vid, &mut frame)
-                .ok()
-                .and_then(|len| frame.get(..len));
-            if let Some(bytes) = bytes {
-                tx.send(q, io.mirror, bytes);
-            }
-        }
-        tx.kick(q, io.hw);
+        self.send_announcements(io);
     }
 
     fn control_generation(&self) -> u32 {

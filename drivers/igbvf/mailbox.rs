@@ -8,7 +8,7 @@
 use model::image::{Full, Reader, Refused, Writer};
 use model::io::Hardware;
 
-use crate::mirror::PAUSE_US;
+use crate::mirror::pause;
 use crate::regs::{ACK, PFSTS, READ_CLEARS, REQ, RSTD, RSTI, V2PMAILBOX, VFU, VMBMEM};
 
 /// Words of VMBMEM.
@@ -41,11 +41,6 @@ const NO_REPLY: Refused = Refused("the PF does not answer: its interface has to 
 
 /// Looks at the mailbox until the PF has to have answered.
 const TRIES: u32 = 600;
-
-/// Waits between two looks: short ones first, since the PF answers in its interrupt handler, and 100 ms in all.
-fn pause(hw: &mut dyn Hardware, n: u32) {
-    hw.pause(if n < 100 { PAUSE_US } else { 200 });
-}
 
 /// What a look at the mailbox has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,7 +49,15 @@ const TXCTL: u32 = 0x2200;
 /// Pauses of [`PAUSE_US`] until a queue has to have started or stopped: 20 ms.
 const TRIES: u32 = 400;
 /// Microseconds between two looks at a register.
-pub(crate) const PAUSE_US: u32 = 50;
+const PAUSE_US: u32 = 50;
+/// Looks until the last packets have to be sent.
+pub(crate) const DRAIN_TRIES: u32 = 600;
+
+/// Waits between looks `n` and `n + 1`: short at first, and about 100 ms in 600 looks. A pause may take much
+/// longer than asked, so looks are few rather than pauses short.
+pub(crate) fn pause(hw: &mut dyn Hardware, n: u32) {
+    hw.pause(if n < 100 { PAUSE_US } else { 200 });
+}
 
 fn of_queue(q: usize, offset: usize) -> usize {
     if q == 0 {
@@ -115,7 +123,7 @@ pub(crate) fn switch_off(hw: &mut dyn Hardware, at: u32) -> Result<(), Stuck> {
 }
 
 /// Has the queue with the control register at `at` write back what is completed.
-pub(crate) fn flush(hw: &mut dyn Hardware, at: u32) {
+fn flush(hw: &mut dyn Hardware, at: u32) {
     let val = hw.read32(at) & !regs::SWFLSH;
     hw.write32(at, val | regs::SWFLSH);
     hw.read32(at);
@@ -170,6 +178,36 @@ pub(crate) fn has_tx(q: usize, hw: &mut dyn Hardware, area: &dyn Area) -> bool {
 pub(crate) fn has_rx(q: usize, hw: &mut dyn Hardware, area: &dyn Area) -> bool {
     hw.read32(nth(regs::RDBAL, q)) == iova(area, rx_slot(q, 0)).0 as u32
         && hw.read32(nth(regs::RXDCTL, q)) & regs::ENABLE != 0
+}
+
+/// Waits, bounded, until the hardware has sent what is in the guest's TX ring `q`, and has said so.
+///
+/// What is not sent by then stays in the guest's ring and is sent by us.
+pub(crate) fn drain_guest(q: usize, hw: &mut dyn Hardware) {
+    let at = |reg| nth(reg, q);
+    let txdctl = hw.read32(at(regs::TXDCTL));
+    if txdctl & regs::ENABLE == 0 {
+        return;
+    }
+    for n in 0..DRAIN_TRIES {
+        if hw.read32(at(regs::TDH)) == hw.read32(at(regs::TDT)) {
+            break;
+        }
+        pause(hw, n);
+    }
+    if txdctl & regs::WTHRESH != 0 || hw.read32(at(regs::TDWBAL)) & regs::HEAD_WB_EN != 0 {
+        flush(hw, at(regs::TXDCTL));
+    }
+}
+
+/// Takes the final heads of queue `q`, which is off, over into `page`.
+pub(crate) fn take_heads(q: usize, hw: &mut dyn Hardware, page: &mut dyn Registers) {
+    if hw.read32(nth(regs::RXDCTL, q)) & regs::WTHRESH > 1 << 16 {
+        flush(hw, nth(regs::RXDCTL, q));
+    }
+    for head in [regs::RDH, regs::TDH] {
+        page.write32(nth(head, q), hw.read32(nth(head, q)));
+    }
 }
 
 /// Puts the guest's rings of queue `q`, as `page` has them, into the hardware, whose queues are off.

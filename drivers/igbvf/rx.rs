@@ -12,102 +12,11 @@ use model::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 use model::ring::{distance, step};
 
 use crate::desc::{self, Desc, Run, DD, RX_EOP, RX_HDR_LEN_SHIFT, RX_RXE};
-use crate::frame::{self, Frame, Held};
+use crate::frame::{self, Frame};
+use crate::held::Held;
 use crate::mirror::{self, RX_SLOTS};
 use crate::regs::{self, nth};
-use crate::tx::{address, ring_len};
-
-/// SRRCTL: where DESCTYPE is.
-const DESCTYPE_SHIFT: u32 = 25;
-/// SRRCTL: the hardware puts a time stamp before the frame (not in an 82576).
-const TIMESTAMP: u32 = 1 << 30;
-/// Bytes of a packet buffer if SRRCTL leaves it to the PF.
-const DEFAULT_BUFFER_BYTES: usize = 2048;
-/// Most bytes in a header buffer: what HDR_LEN can say, in units of SRRCTL.
-const MAX_HEADER_BYTES: usize = 960;
-
-/// How the guest lays out its buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Format {
-    /// Bytes of a packet buffer.
-    buffer: usize,
-    /// Bytes of a header buffer that is always filled first, if that is so.
-    header: Option<usize>,
-}
-
-impl Format {
-    fn parse(srrctl: u32) -> Self {
-        let buffer = match (srrctl & 0x7f) as usize {
-            0 => DEFAULT_BUFFER_BYTES,
-            kib => kib.saturating_mul(1024),
-        };
-        let header = ((srrctl >> 8 & 0x3f) as usize)
-            .saturating_mul(64)
-            .min(MAX_HEADER_BYTES);
-        // Split where the hardware knows the header (2) delivers what it does not know into packet buffers
-        // alone, so everything may go there.
-        let always = srrctl >> DESCTYPE_SHIFT & 7 == 5;
-        Self {
-            buffer,
-            header: always.then_some(header),
-        }
-    }
-
-    /// Bytes of a frame of `len` that go into the header buffer.
-    fn in_header(self, len: usize) -> usize {
-        self.header.map_or(0, |header| header.min(len))
-    }
-
-    /// Descriptors for a frame of `len` bytes.
-    fn descs(self, len: usize) -> u32 {
-        len.saturating_sub(self.in_header(len))
-            .div_ceil(self.buffer.max(1))
-            .max(1) as u32
-    }
-
-    /// The part of a frame of `len` that goes into packet buffer `n`: start and bytes.
-    fn in_buffer(self, len: usize, n: u32) -> (usize, usize) {
-        let start = self
-            .in_header(len)
-            .saturating_add(self.buffer.saturating_mul(n as usize));
-        (start, len.saturating_sub(start).min(self.buffer))
-    }
-}
-
-/// Whether receiving by `srrctl` can be emulated.
-///
-/// # Errors
-///
-/// Why not.
-pub(crate) fn check_format(srrctl: u32) -> Result<(), &'static str> {
-    if srrctl & TIMESTAMP != 0 {
-        return Err("a receive queue puts time stamps before its frames");
-    }
-    match srrctl >> DESCTYPE_SHIFT & 7 {
-        1 | 2 | 5 => Ok(()),
-        0 => Err("a receive queue uses legacy descriptors"),
-        _ => Err("a receive queue uses a descriptor type that is not emulated"),
-    }
-}
-
-/// What the guest's ring registers say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Setup {
-    base: Iova,
-    len: u32,
-    format: Format,
-}
-
-impl Setup {
-    fn read(q: usize, page: &mut dyn Registers) -> Self {
-        let mut at = |reg| page.read32(nth(reg, q));
-        Self {
-            base: address(at(regs::RDBAL) & !0x7f, at(regs::RDBAH)),
-            len: ring_len(at(regs::RDLEN)),
-            format: Format::parse(at(regs::SRRCTL)),
-        }
-    }
-}
+use crate::setup::{Format, RxRing};
 
 /// How far the delivery of the oldest frame has come, when guest memory got busy in the middle of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,7 +48,7 @@ pub(crate) struct Queue {
     /// Slots that were emptied since the mirror's tail was written.
     emptied: u32,
     /// The guest's ring, while it is enabled.
-    guest: Option<Setup>,
+    guest: Option<RxRing>,
     /// The guest's next free slot: the head as last written to its register.
     head: u32,
     /// Of the oldest frame.
@@ -227,7 +136,7 @@ impl Queue {
             return false;
         }
         let (setup, head) = (
-            Setup::read(q, page),
+            RxRing::read(q, page),
             page.read32(nth(regs::RDH, q)) & 0xffff,
         );
         if self.guest != Some(setup) || self.head != head {
@@ -284,7 +193,7 @@ impl Queue {
     /// If the hardware was stopped in the middle of a frame, ends the part that the guest has got with an
     /// error, so that the next frame is not taken for the rest of it (igbvf-model 6.2).
     pub(crate) fn end_cut_frame(&mut self, q: usize, io: &mut Io<'_>) {
-        let Some(Setup { base, len, .. }) = self.guest else {
+        let Some(RxRing { base, len, .. }) = self.guest else {
             return;
         };
         let mut bytes = [0; desc::DESC_BYTES];
@@ -414,7 +323,7 @@ impl Queue {
         &mut self,
         q: usize,
         io: &mut Io<'_>,
-        setup: &Setup,
+        setup: &RxRing,
         run: &mut Run,
         frame: &Frame,
         counters: &mut Counters,

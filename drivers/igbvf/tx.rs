@@ -12,8 +12,10 @@ use model::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 use model::ring::{distance, step};
 
 use crate::desc::{self, Desc, Run, Tx};
-use crate::mirror::{self, TX_SLOTS};
+use crate::mirror;
+use crate::place::Place;
 use crate::regs::{self, nth};
+use crate::setup::TxRing;
 
 /// Most descriptors of one packet (Linux makes 19, the hardware takes about 40).
 const MAX_PACKET_DESCS: u32 = 64;
@@ -23,65 +25,10 @@ const MAX_PACKET_BYTES: usize = 256 * 1024;
 const MAX_FRAME_BYTES: usize = 16 * 1024;
 /// Packets that are with the device, at most.
 const MAX_IN_FLIGHT: usize = 64;
-/// Bytes that the pool is given out in.
-const GRAIN_BYTES: usize = 64;
-/// What the pool has.
-const GRAINS: u16 = (mirror::POOL_BYTES / GRAIN_BYTES) as u16;
-/// Looks at the ring until what was taken over has to be sent: 100 ms.
-const DRAIN_TRIES: u32 = 2000;
 /// Bytes of the shortest frame without its checksum.
 const MIN_FRAME_BYTES: usize = 60;
 /// Bytes of an inline VLAN tag.
 const VLAN_TAG_BYTES: usize = 4;
-
-/// What the guest's ring registers say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Setup {
-    base: Iova,
-    len: u32,
-    /// Where the head is written instead of DD bits.
-    head_wb: Option<Iova>,
-}
-
-impl Setup {
-    fn read(q: usize, page: &mut dyn Registers) -> Self {
-        let mut at = |reg| page.read32(nth(reg, q));
-        let (wb_lo, wb_hi) = (at(regs::TDWBAL), at(regs::TDWBAH));
-        let head_wb = (wb_lo & regs::HEAD_WB_EN != 0).then(|| address(wb_lo & !3, wb_hi));
-        let base = address(at(regs::TDBAL) & !0x7f, at(regs::TDBAH));
-        Self {
-            base,
-            len: ring_len(at(regs::TDLEN)),
-            head_wb,
-        }
-    }
-}
-
-/// An address in two registers.
-pub(crate) fn address(lo: u32, hi: u32) -> Iova {
-    Iova(u64::from(hi) << 32 | u64::from(lo))
-}
-
-/// Descriptors in a ring of `bytes`; 0 if there is no such ring.
-pub(crate) fn ring_len(bytes: u32) -> u32 {
-    if bytes % 128 == 0 && bytes <= 0x8_0000 {
-        bytes / desc::DESC_BYTES as u32
-    } else {
-        0
-    }
-}
-
-/// Whether completing as TDWBAL says can be emulated.
-///
-/// # Errors
-///
-/// Why not.
-pub(crate) fn check_write_back(tdwbal: u32) -> Result<(), &'static str> {
-    if tdwbal & regs::WB_ON_EITR != 0 {
-        return Err("a transmit queue writes its head back by the throttle timer");
-    }
-    Ok(())
-}
 
 /// One packet that is with the device, or waits behind one that is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,19 +44,6 @@ struct Packet {
     /// The mirror's slots.
     slots: u8,
     /// Grains of the pool.
-    grains: u16,
-}
-
-/// Where the next packet goes in the mirror, until it is committed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    /// Next slot of the mirror ring.
-    next: u32,
-    /// Slots used so far.
-    slots: u32,
-    /// Next grain of the pool.
-    grain: u16,
-    /// Grains used so far.
     grains: u16,
 }
 
@@ -131,7 +65,7 @@ pub(crate) struct Queue {
     /// What of the mirror is used up to the next packet.
     place: Place,
     /// The guest's ring, while it is enabled.
-    guest: Option<Setup>,
+    guest: Option<TxRing>,
     /// The guest's next descriptor that was not taken over.
     fetched: u32,
     /// The head as last written to the guest's register.
@@ -194,7 +128,7 @@ impl Queue {
     /// The mirror ring is off: what it had is gone, and what the guest still owns of it is sent again.
     pub(crate) fn mirror_lost(&mut self) {
         self.mirror_on = false;
-        self.place = Place::default();
+        self.place = Place::new();
         (self.first, self.count, self.orphans) = (0, 0, 0);
         self.fetched = self.head;
         self.incomplete = None;
@@ -235,7 +169,7 @@ impl Queue {
             return false;
         }
         let (setup, head) = (
-            Setup::read(q, page),
+            TxRing::read(q, page),
             page.read32(nth(regs::TDH, q)) & 0xffff,
         );
         if self.guest != Some(setup) || self.head != head {
@@ -277,7 +211,7 @@ impl Queue {
         mem: &mut dyn GuestMemory,
     ) {
         const SCAN: u32 = 256;
-        let Some(Setup { base, len, .. }) = self.guest else {
+        let Some(TxRing { base, len, .. }) = self.guest else {
             return;
         };
         let tail = page.read32(nth(regs::TDT, q)) & 0xffff;
@@ -491,19 +425,6 @@ impl Queue {
         }
     }
 
-    /// Writes `desc` to the next slot of the mirror: which one, if there is one.
-    fn add_desc(q: usize, area: &mut dyn Area, place: &mut Place, desc: Desc) -> Option<u8> {
-        // One slot stays free: a full ring would look empty.
-        if place.slots >= TX_SLOTS - 1 {
-            return None;
-        }
-        let slot = place.next;
-        area.write(mirror::tx_slot(q, slot), &desc.to_bytes());
-        place.next = step(TX_SLOTS, slot, 1);
-        place.slots = place.slots.saturating_add(1);
-        Some(slot as u8)
-    }
-
     /// Writes the contexts that the mirror ring has not seen: the last slot, if there is room.
     fn add_contexts(
         &self,
@@ -516,7 +437,7 @@ impl Queue {
         let mut last = None;
         for (unsent, context) in unsent.iter_mut().zip(&self.contexts) {
             if let (true, Some(context)) = (*unsent, context) {
-                last = Some(Self::add_desc(q, area, place, context.relayed_context(rs))?);
+                last = Some(place.add(q, area, context.relayed_context(rs))?);
             }
             *unsent = false;
         }
@@ -533,34 +454,14 @@ impl Queue {
         at: Iova,
         len: usize,
     ) -> Result<Option<u8>, Option<Reject>> {
-        let offset = mirror::pool(q, Self::claim_pool(place, len).ok_or(None)?);
+        let offset = mirror::pool(q, place.claim(len).ok_or(None)?);
         match io.mem.read_to_area(at, io.mirror, offset, len) {
             Ok(()) => {}
             Err(Fault::Busy) => return Err(None),
             Err(Fault::Unmapped) => return Err(Some(Reject::Unmapped)),
         }
         let desc = raw.relayed(mirror::iova(io.mirror, offset), raw.is_eop());
-        Self::add_desc(q, io.mirror, place, desc)
-            .map(Some)
-            .ok_or(None)
-    }
-
-    /// Takes `len` bytes in one piece from the pool: where.
-    fn claim_pool(place: &mut Place, len: usize) -> Option<usize> {
-        let want = u16::try_from(len.div_ceil(GRAIN_BYTES)).ok()?;
-        let to_end = GRAINS.saturating_sub(place.grain);
-        let (start, total) = if want <= to_end {
-            (place.grain, want)
-        } else {
-            (0, to_end.saturating_add(want))
-        };
-        if total > GRAINS.saturating_sub(place.grains) {
-            return None;
-        }
-        place.grains = place.grains.saturating_add(total);
-        let next = start.saturating_add(want);
-        place.grain = if next == GRAINS { 0 } else { next };
-        Some(usize::from(start).saturating_mul(GRAIN_BYTES))
+        place.add(q, io.mirror, desc).map(Some).ok_or(None)
     }
 
     /// Sends contexts on their own, so that the hardware has them before the ring changes hands.
@@ -585,14 +486,13 @@ impl Queue {
         if !self.mirror_on || !self.has_room() || padded > MIN_FRAME_BYTES + VLAN_TAG_BYTES {
             return;
         }
-        let Some(offset) = Self::claim_pool(&mut place, padded).map(|byte| mirror::pool(q, byte))
-        else {
+        let Some(offset) = place.claim(padded).map(|byte| mirror::pool(q, byte)) else {
             return;
         };
         area.write(offset, &[0; MIN_FRAME_BYTES + VLAN_TAG_BYTES]);
         area.write(offset, frame);
         let desc = Desc::send(mirror::iova(area, offset), padded as u16);
-        if let Some(slot) = Self::add_desc(q, area, &mut place, desc) {
+        if let Some(slot) = place.add(q, area, desc) {
             self.commit(place, Some(slot), 0, 0);
         }
     }
@@ -633,8 +533,7 @@ impl Queue {
                     break;
                 }
             }
-            self.place.slots = self.place.slots.saturating_sub(packet.slots.into());
-            self.place.grains = self.place.grains.saturating_sub(packet.grains);
+            self.place.free(packet.slots.into(), packet.grains);
             self.first = (usize::from(self.first).saturating_add(1) % MAX_IN_FLIGHT) as u8;
             self.count = self.count.saturating_sub(1);
         }
@@ -678,12 +577,12 @@ impl Queue {
         let mut raise = false;
         self.flush_contexts(q, io.mirror);
         self.kick(q, io.hw);
-        for _ in 0..DRAIN_TRIES {
+        for n in 0..mirror::DRAIN_TRIES {
             raise |= self.reap(q, io);
             if self.count == 0 || !self.mirror_on {
                 break;
             }
-            io.hw.pause(mirror::PAUSE_US);
+            mirror::pause(io.hw, n);
         }
         raise
     }

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Resets of the PF that the guest did not ask for: noticed, hidden and undone (rule 9).
+
+use model::adapter::Io;
+use model::image::Refused;
+use model::io::Hardware;
+
+use crate::control::Repeated;
+use crate::irq::Interrupts;
+use crate::{is_active, mirror, regs, Igbvf};
+
+/// Turns until the hardware is looked at again while nothing moves.
+const IDLE_TURNS: u32 = 16;
+/// Turns between two repairs that fail: each may wait for a PF that does not answer.
+const RETRY_TURNS: u32 = 1000;
+/// Turns until the hardware is looked at again while frames move.
+const BUSY_TURNS: u32 = 256;
+/// Looks at the mailbox until a message of the guest that is under way is given up: 10 ms.
+const SETTLE_TRIES: u32 = 200;
+impl Igbvf {
+    /// Notes that the PF was reset behind the guest's back.
+    pub(crate) fn lose(&mut self, hw: &mut dyn Hardware) {
+        self.statistics.rebase(hw);
+        self.repeated = Repeated::No;
+        if !self.lost {
+            self.lost = true;
+            self.mirror_gone = true;
+            // The first repair is due at once.
+            self.turns = RETRY_TURNS;
+        }
+    }
+
+    /// Repairs if that is due: whether all is well.
+    pub(crate) fn retry(&mut self, hw: &mut dyn Hardware) -> bool {
+        if self.turns < RETRY_TURNS {
+            return false;
+        }
+        self.turns = 0;
+        self.repair(hw)
+    }
+
+    /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
+    pub(crate) fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
+        if hw.read32(regs::V2PMAILBOX) & regs::RSTI != 0 {
+            return false;
+        }
+        self.lost = self.repeat_all(hw).is_err();
+        if !self.lost {
+            // Page 1 is the guest's: only what was wiped is written.
+            if !Interrupts::read(hw, true).is_set_up() {
+                self.interrupts.write(hw);
+            }
+            hw.write32(regs::PSRTYPE, self.psrtype);
+            self.statistics.rebase(hw);
+        }
+        !self.lost
+    }
+
+    /// Repeats the whole record, and what the guest is waiting for.
+    pub(crate) fn repeat_all(&mut self, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        if self.control.is_live() && !self.control.replay(hw)? {
+            self.control.replay_mac(hw)?;
+        }
+        self.mailbox.restore(hw);
+        Ok(())
+    }
+
+    /// Waits, bounded, for the reply to a message of the guest that is under way: the record has to have it.
+    pub(crate) fn settle(&mut self, hw: &mut dyn Hardware) {
+        for n in 0..SETTLE_TRIES {
+            if !self.mailbox.is_waiting() || self.lost {
+                break;
+            }
+            self.look(hw, self.hides_resets(true));
+            mirror::pause(hw, n);
+        }
+    }
+
+    /// Looks, now and then, whether the hardware still is as we have set it up.
+    pub(crate) fn check_hardware(&mut self, io: &mut Io<'_>, idle: bool) {
+        if self.turns < if idle { IDLE_TURNS } else { BUSY_TURNS } {
+            return;
+        }
+        self.turns = 0;
+        let tx = self
+            .tx
+            .iter()
+            .enumerate()
+            .filter(|(_, tx)| tx.is_mirror_on());
+        let rx = self
+            .rx
+            .iter()
+            .enumerate()
+            .filter(|(_, rx)| rx.is_mirror_on());
+        let mut good = true;
+        for (q, _) in tx {
+            good &= mirror::has_tx(q, io.hw, io.mirror);
+        }
+        for (q, _) in rx {
+            good &= mirror::has_rx(q, io.hw, io.mirror);
+        }
+        if !good {
+            self.lose(io.hw);
+            return;
+        }
+        let now = Interrupts::read(io.hw, is_active(io.page));
+        if now.is_set_up() {
+            self.interrupts = now;
+        }
+    }
+
+    /// The guest's frames that wait in mirror rings that are gone are kept; the rings start again.
+    pub(crate) fn drop_mirrors(&mut self, io: &mut Io<'_>) {
+        for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
+            tx.reap(q, io);
+            tx.mirror_lost();
+            rx.hold(q, io.mirror, &mut self.counters);
+            rx.mirror_lost();
+        }
+        self.mirror_gone = false;
+        self.counters.repaired = self.counters.repaired.wrapping_add(1);
+    }
+}
