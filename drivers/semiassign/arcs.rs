@@ -83,7 +83,7 @@ impl Inner {
         self.check_capture(dev)?;
         let run = matches!(self.state, State::Running | State::PreCopy);
         self.capture(dev, run)?;
-        if self.stats.pinned == 0 {
+        if self.stats.pinned == 0 && self.log.is_none() {
             if PIN_CANDIDATES
                 .iter()
                 .any(|iova| dev.narrow_dirty_scope(*iova).is_ok())
@@ -111,11 +111,14 @@ impl Inner {
         self.open_saving(dev)
     }
 
-    /// Stops all DMA. A VF with live rings is captured for that: frames that arrive are held, not lost.
+    /// Stops all DMA. A VF with live rings is captured for that: frames that arrive are held, not lost. One
+    /// that cannot be captured cannot migrate either, and is left alone, as plain vfio-pci does.
     fn quiet(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
-        if matches!(self.mode, Mode::Assigned) && self.adapter.is_active(&mut RealVf(dev)) {
-            self.capture(dev, false)?;
+        let live = matches!(self.mode, Mode::Assigned) && self.adapter.is_active(&mut RealVf(dev));
+        if live && self.refusal(dev).is_none() {
+            // Runs for a moment: only a ring that is served yields its contexts and its cut frame.
+            self.capture(dev, true)?;
         }
         self.halt(dev)?;
         self.stats.stop_ns = elapsed_ns(since);
@@ -126,6 +129,9 @@ impl Inner {
     fn resume(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
         let loaded = core::mem::take(&mut self.stats.loaded);
+        // A user that stopped the device may have begun to track meanwhile, without a word to us. Once the
+        // scope is narrowed a direct write would stay unseen, so serve on until a migration has ended.
+        self.maybe_tracked |= self.stats.pinned == 1 && self.log.is_none();
         self.run(dev);
         if loaded {
             self.with_io(dev, |adapter, io| adapter.announce(io));

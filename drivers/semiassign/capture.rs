@@ -49,27 +49,35 @@ pub(crate) struct Emulated {
 }
 
 impl Inner {
-    /// Whether the VF can be captured.
-    ///
-    /// # Errors
-    ///
-    /// `EOPNOTSUPP` or `EIO`; the reason was logged.
-    pub(crate) fn check_capture(&self, dev: &Device<Vf>) -> Result {
+    /// Why the VF cannot be captured, if so.
+    pub(crate) fn refusal(&self, dev: &Device<Vf>) -> Option<&'static str> {
         let vf = dev.data().get_ref();
-        let refusal = match self.mode {
+        let possible = match self.mode {
             Mode::Dead(_) => Err("the VF is dead until it is closed"),
             _ if vf.trapped_page_is_mapped() => Err("its control page was mapped by the user"),
             Mode::Emulated(_) => Ok(()),
             Mode::Assigned => Private::check(dev),
         };
-        let refusal = refusal.and_then(|()| match &self.mode {
+        let possible = possible.and_then(|()| match &self.mode {
             Mode::Emulated(e) => self.adapter.check_migratable(&mut RamPages(&e.pages)),
             _ => self.adapter.check_migratable(&mut RealVf(dev)),
         });
-        refusal.map_err(|reason| {
-            dev_warn!(dev.as_dev(), "semiassign: cannot migrate: {}\n", reason);
-            EOPNOTSUPP
-        })
+        possible.err()
+    }
+
+    /// Whether the VF can be captured.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP`; the reason was logged.
+    pub(crate) fn check_capture(&self, dev: &Device<Vf>) -> Result {
+        match self.refusal(dev) {
+            None => Ok(()),
+            Some(reason) => {
+                dev_warn!(dev.as_dev(), "semiassign: cannot migrate: {}\n", reason);
+                Err(EOPNOTSUPP)
+            }
+        }
     }
 
     /// Assigned → emulated. Frames move at once if `run`.
@@ -110,8 +118,7 @@ impl Inner {
         let (start, end) = layout.substituted;
         let pages = Arc::new(Pages::new(dev, start.into(), end.into())?, GFP_KERNEL)?;
         if self.worker.is_none() {
-            let relay = Arc::new(Relay::new(dev), GFP_KERNEL)?;
-            self.worker = Some(Worker::new(c"semiassign", relay)?);
+            self.worker = Some(Worker::new(c"semiassign", Relay::new(dev))?);
         }
         Ok((private, pages))
     }
@@ -127,6 +134,10 @@ impl Inner {
         {
             let memory = dev.memory();
             let mut shown = dev.data().get_ref().shown.lock();
+            if dev.data().get_ref().trapped_page_is_mapped() {
+                // Since it was checked; from here on it cannot be mapped any more.
+                return Err(EBUSY);
+            }
             dev.zap(start.into(), end.into());
             self.adapter
                 .snapshot(&mut LockedVf(&memory), &mut RamPages(&pages));
@@ -229,11 +240,17 @@ impl Inner {
         }
         if self.show_hardware(dev, &emulated.pages).is_err() {
             // The hardware refuses a head: serve the guest on, until it sets its rings up anew.
-            if emulated.private.attach().is_err() {
+            let off = self.adapter.queues_off(&mut RealVf(dev));
+            if off.is_err() || emulated.private.attach().is_err() {
                 return Err(self.force_off(dev, "no IOMMU domain can be attached", Some(emulated)));
             }
             self.mode = Mode::Emulated(emulated);
             self.run(dev);
+            self.release_refused = true;
+            dev_info!(
+                dev.as_dev(),
+                "semiassign: the hardware does not take the rings back: emulated until they are set up anew\n"
+            );
             return Err(EAGAIN);
         }
         self.mode = Mode::Assigned;
@@ -255,6 +272,15 @@ impl Inner {
         let emulated = matches!(&self.mode, Mode::Emulated(e) if e.running);
         if !emulated || self.state != State::Running || self.is_tracking() {
             return;
+        }
+        if self.release_refused {
+            let Mode::Emulated(e) = &self.mode else {
+                return;
+            };
+            if self.adapter.is_active(&mut RamPages(&e.pages)) {
+                return;
+            }
+            self.release_refused = false;
         }
         if self.adapter.held() > 0 && self.stats.release_tries < HELD_TRIES {
             // Frames wait for the guest to post buffers; the hardware could not deliver them.
@@ -371,10 +397,11 @@ impl Inner {
             *shown = None;
             dev.zap(start.into(), end.into());
         }
-        if self.adapter.queues_off(&mut RealVf(dev)).is_err() {
+        let off = self.adapter.queues_off(&mut RealVf(dev));
+        dev.clear_master();
+        if off.is_err() {
             let _ = dev.flr();
         }
-        dev.clear_master();
         let parts = match core::mem::replace(&mut self.mode, Mode::Assigned) {
             Mode::Emulated(parts) | Mode::Dead(Some(parts)) => Some(parts),
             Mode::Assigned | Mode::Dead(None) => None,

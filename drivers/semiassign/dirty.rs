@@ -10,13 +10,16 @@ use vfio::dma_log::Report;
 
 /// Pages in one chunk.
 const CHUNK_PAGES: u64 = 4096;
+/// Chunks of one log: 256 GiB of memory written. A guest chooses the addresses, so there must be a bound.
+const MAX_CHUNKS: usize = 16_384;
 const WORDS: usize = (CHUNK_PAGES / 64) as usize;
 
 /// A sparse bitmap of pages: one bit for each page, in chunks of 16 MiB of address space.
 pub(crate) struct DirtyLog {
     chunks: RBTree<u64, [u64; WORDS]>,
-    /// A chunk could not be allocated: everything must be reported, once.
+    /// A chunk could not be allocated: from then on everything is reported.
     overflown: bool,
+    nr_chunks: usize,
 }
 
 impl DirtyLog {
@@ -24,6 +27,7 @@ impl DirtyLog {
         Self {
             chunks: RBTree::new(),
             overflown: false,
+            nr_chunks: 0,
         }
     }
 
@@ -32,9 +36,14 @@ impl DirtyLog {
         let (key, bit) = (page / CHUNK_PAGES, page % CHUNK_PAGES);
         let (word, mask) = ((bit / 64) as usize, 1u64 << (bit % 64));
         if self.chunks.get(&key).is_none() {
-            match RBTreeNode::new(key, [0; WORDS], GFP_KERNEL) {
+            if self.nr_chunks >= MAX_CHUNKS {
+                self.overflown = true;
+                return;
+            }
+            match RBTreeNode::new(key, [0; WORDS], GFP_KERNEL_ACCOUNT) {
                 Ok(node) => {
                     self.chunks.insert(node);
+                    self.nr_chunks += 1;
                 }
                 Err(_) => self.overflown = true,
             }
@@ -52,7 +61,6 @@ impl DirtyLog {
     pub(crate) fn report(&mut self, range: Range<u64>, out: &mut Report<'_>) {
         let page_bytes = PAGE_SIZE as u64;
         if self.overflown {
-            self.overflown = false;
             let bytes =
                 usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
             out.mark(range.start, bytes);

@@ -20,8 +20,9 @@ use vfio::Device;
 
 /// Estimate of an image without held frames, in bytes.
 const STATE_BYTES: usize = 4096;
-/// Estimate of a held frame in the image, in bytes.
-const HELD_BYTES: usize = 2048;
+/// Most bytes of a held frame in the image, and of all together.
+const HELD_BYTES: usize = 16 * 1024;
+const ALL_HELD_BYTES: usize = 288 * 1024;
 /// Taken from the writer at a time, in bytes.
 const CHUNK_BYTES: usize = 4096;
 
@@ -82,7 +83,8 @@ impl Saving {
         self.out.extend_with(room, 0, GFP_KERNEL_ACCOUNT)?;
         let room = self.out.get_mut(start..).ok_or(EINVAL)?;
         let written = encode(&mut self.encoder, room).map_err(|image::Full| ENOSPC);
-        self.out.truncate(start + written.as_ref().copied().unwrap_or(0));
+        self.out
+            .truncate(start + written.as_ref().copied().unwrap_or(0));
         written.map(|_| ())
     }
 }
@@ -100,7 +102,7 @@ impl Inner {
             Session::Saving(s) => s.left(),
             _ => 0,
         };
-        unread + STATE_BYTES + self.adapter.held() as usize * HELD_BYTES
+        unread + STATE_BYTES + (self.adapter.held() as usize * HELD_BYTES).min(ALL_HELD_BYTES)
     }
 
     /// Begins to save: identity and control record are ready to be read.
@@ -308,6 +310,8 @@ impl DataFile for SavingFile {
         // process that exits has no access to its memory any more.
         if inner.stats.first_session <= self.id {
             inner.saving_files = inner.saving_files.saturating_sub(1);
+            // It is closed when the user has ended its tracking.
+            inner.maybe_tracked &= inner.saving_files > 0;
         }
     }
 }

@@ -57,6 +57,10 @@ pub(crate) struct Inner {
     pub(crate) sessions: u64,
     /// Saving files that were not released yet: their user may still be tracking.
     pub(crate) saving_files: u32,
+    /// The user may be tracking though we were not told: see `resume`.
+    pub(crate) maybe_tracked: bool,
+    /// The hardware did not take the guest's rings back: not before the guest sets them up anew.
+    pub(crate) release_refused: bool,
     pub(crate) log: Option<DirtyLog>,
     pub(crate) worker: Option<Worker<Relay>>,
     pub(crate) stats: Stats,
@@ -97,13 +101,15 @@ impl Inner {
             self.state,
             State::PreCopy | State::PreCopyP2p | State::StopCopy
         );
-        saving || self.saving_files > 0 || self.log.is_some()
+        saving || self.saving_files > 0 || self.log.is_some() || self.maybe_tracked
     }
 
     /// The VF was reset by its user: no guest state is left, and the state is RUNNING.
     fn after_reset(&mut self, dev: &Device<Vf>) {
         self.session = Session::None;
         self.state = State::Running;
+        self.stats.loaded = false;
+        self.release_refused = false;
         if matches!(self.mode, Mode::Dead(_)) {
             return;
         }
@@ -148,6 +154,8 @@ impl Operations for Vf {
                     session: Session::None,
                     sessions: 0,
                     saving_files: 0,
+                    maybe_tracked: false,
+                    release_refused: false,
                     log: None,
                     worker: None,
                     stats: Stats::new(1),
@@ -192,6 +200,8 @@ impl Operations for Vf {
         vf.trapped_page_mapped.store(false, Ordering::SeqCst);
         inner.mode = Mode::Assigned;
         inner.state = State::Running;
+        inner.maybe_tracked = false;
+        inner.release_refused = false;
         inner.stats = Stats::new(inner.sessions + 1);
         inner.adapter.reset(&mut RealVf(dev), None);
         Ok(())
@@ -219,9 +229,9 @@ impl Operations for Vf {
             .store(true, Ordering::SeqCst);
     }
 
-    fn mappable() -> Range<u64> {
-        // Page 0 traps; pages 1 to 3 are mapped.
-        0x1000..0x4000
+    fn mappable(dev: &Device<Self>) -> Range<u64> {
+        let layout = dev.data().get_ref().layout;
+        layout.trapped.1.into()..layout.bar_bytes.into()
     }
 
     fn mmap(dev: &Device<Self>, range: Range<u64>) -> Result {

@@ -61,7 +61,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
     fn reset_done(dev: &Device<Self>);
 
     /// The part of [`BAR`](Self::BAR) that users are told to map, in bytes, page aligned; the rest traps.
-    fn mappable() -> Range<u64>;
+    fn mappable(dev: &Device<Self>) -> Range<u64>;
 
     /// Somebody maps `range` of [`BAR`](Self::BAR). Runs with the mmap lock held for writing.
     ///
@@ -171,6 +171,9 @@ impl<T: Operations> Device<T> {
         let init = T::new(pdev);
         // SAFETY: The slot is inside an allocation that does not move, and nobody else can see it yet.
         unsafe { pin_init::raw_try_init(this.data.get().cast::<T>(), init)? };
+        // Data files and mappings may outlive the PCI device; `release` gives the reference up.
+        // SAFETY: The device is bound.
+        unsafe { bindings::pci_dev_get(this.pdev()) };
         // INVARIANT: `data` has just been initialised.
         // SAFETY: Nobody else can see the device yet.
         unsafe { *this.has_data.get() = true };
@@ -209,7 +212,7 @@ impl<T: Operations> Device<T> {
     }
 
     pub(crate) fn raw_dev(&self) -> *mut bindings::device {
-        // SAFETY: The core holds a reference to its PCI device.
+        // SAFETY: A reference to the PCI device is held as long as `self` lives.
         unsafe { &raw mut (*self.pdev()).dev }
     }
 
@@ -221,14 +224,8 @@ impl<T: Operations> Device<T> {
 
     /// The PCI device, for messages.
     pub fn as_dev(&self) -> &device::Device {
-        // SAFETY: The core holds a reference to its PCI device as long as `self` lives.
+        // SAFETY: A reference to the PCI device is held as long as `self` lives.
         unsafe { device::Device::from_raw(self.raw_dev()) }
-    }
-
-    /// Vendor and device ID.
-    pub fn pci_id(&self) -> (u16, u16) {
-        // SAFETY: Constant after enumeration.
-        unsafe { ((*self.pdev()).vendor, (*self.pdev()).device) }
     }
 
     /// The domain:bus:device.function name.
@@ -327,10 +324,15 @@ impl<T: Operations> VTable<T> {
         let this = vdev.cast::<Device<T>>();
         // SAFETY: Nobody else has the device any more; the data is dropped once, and only if it is there.
         unsafe {
-            if *(*this).has_data.get() {
+            let pdev = (*this).pdev();
+            let has_data = *(*this).has_data.get();
+            if has_data {
                 (*(*this).data.get()).assume_init_drop();
             }
             bindings::vfio_pci_core_release_dev(vdev);
+            if has_data {
+                bindings::pci_dev_put(pdev);
+            }
         }
     }
 

@@ -89,11 +89,17 @@ impl<T: Operations> Driver<T> {
     /// Called by the PCI core for a device that is being bound.
     unsafe extern "C" fn probe(
         pdev: *mut bindings::pci_dev,
-        _id: *const bindings::pci_device_id,
+        id: *const bindings::pci_device_id,
     ) -> c_int {
         // SAFETY: The device is bound for the time of this call, and `pci::Device` is transparent.
         let pci_dev = unsafe { &*pdev.cast::<pci::Device<device::Bound>>() };
+        // SAFETY: The PCI core lends the ID that matched.
+        let vendor = unsafe { (*id).vendor };
         from_result(|| {
+            // `driver_override` alone matches any device; ours are those of the table and of `new_id`.
+            if vendor == !0 {
+                return Err(ENODEV);
+            }
             let dev = Device::<T>::new(pci_dev)?;
             // SAFETY: The PCI core leaves the driver data to the driver.
             unsafe { bindings::dev_set_drvdata(&raw mut (*pdev).dev, dev.core().cast()) };

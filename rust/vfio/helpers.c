@@ -23,9 +23,12 @@ void vfio_helper_put_device(struct vfio_device *vdev)
 	vfio_put_device(vdev);
 }
 
+/* The mapped BAR, or NULL: what could not be mapped is an error pointer. */
 void __iomem *vfio_helper_iomap(struct vfio_pci_core_device *core, unsigned int bar)
 {
-	return vfio_pci_core_get_iomap(core, bar);
+	void __iomem *base = bar < PCI_STD_NUM_BARS ? core->barmap[bar] : NULL;
+
+	return IS_ERR((const void __force *)base) ? NULL : base;
 }
 
 void vfio_helper_zap(struct vfio_device *vdev, loff_t start, loff_t len)
@@ -40,12 +43,6 @@ bool vfio_helper_is_iommufd(struct vfio_device *vdev)
 #else
 	return false;
 #endif
-}
-
-int vfio_helper_check_precopy(struct vfio_device *vdev, unsigned int cmd, unsigned long arg,
-			      struct vfio_precopy_info *info)
-{
-	return vfio_check_precopy_ioctl(vdev, cmd, arg, info);
 }
 
 u32 vfio_helper_readl(const void __iomem *addr)
@@ -179,15 +176,19 @@ struct task_struct *vfio_helper_kthread_run(int (*fn)(void *data), void *data, c
 	return kthread_run(fn, data, "%s", name);
 }
 
-/* Sleeps for @ns (for ever if 0), until woken or until the kthread shall stop. */
-void vfio_helper_sleep(u64 ns)
+/*
+ * Sleeps for @ns (for ever if 0), until woken or until the kthread shall stop. @woken is set before the
+ * thread is woken, so that it is not lost on the way to sleep.
+ */
+void vfio_helper_sleep(u64 ns, u32 *woken)
 {
 	ktime_t timeout = ns_to_ktime(ns);
 
 	set_current_state(TASK_IDLE);
-	if (!kthread_should_stop())
+	if (!kthread_should_stop() && !READ_ONCE(*woken))
 		schedule_hrtimeout_range(ns ? &timeout : NULL, ns / 4, HRTIMER_MODE_REL);
 	__set_current_state(TASK_RUNNING);
+	WRITE_ONCE(*woken, 0);
 }
 
 int vfio_helper_pin_once(struct vfio_device *vdev, dma_addr_t iova)

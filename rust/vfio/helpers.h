@@ -15,8 +15,6 @@ void vfio_helper_put_device(struct vfio_device *vdev);
 void __iomem *vfio_helper_iomap(struct vfio_pci_core_device *core, unsigned int bar);
 void vfio_helper_zap(struct vfio_device *vdev, loff_t start, loff_t len);
 bool vfio_helper_is_iommufd(struct vfio_device *vdev);
-int vfio_helper_check_precopy(struct vfio_device *vdev, unsigned int cmd, unsigned long arg,
-			      struct vfio_precopy_info *info);
 
 u32 vfio_helper_readl(const void __iomem *addr);
 void vfio_helper_writel(u32 val, void __iomem *addr);
@@ -42,7 +40,7 @@ bool vfio_helper_iova_is_reserved(struct iommu_group *group, u64 start, u64 end)
 bool vfio_helper_mem_is_encrypted(void);
 
 struct task_struct *vfio_helper_kthread_run(int (*fn)(void *data), void *data, const char *name);
-void vfio_helper_sleep(u64 ns);
+void vfio_helper_sleep(u64 ns, u32 *woken);
 
 int vfio_helper_pin_once(struct vfio_device *vdev, dma_addr_t iova);
 void vfio_helper_mark_dirty(struct iova_bitmap *bitmap, unsigned long iova, size_t len);

@@ -29,12 +29,12 @@ impl<T: Operations> Drop for MemoryGuard<'_, T> {
 impl<T: Operations> MemoryGuard<'_, T> {
     /// The dword at `at`, if the device is open and has one there.
     fn dword(&self, at: u32) -> Option<*mut c_void> {
-        if at % 4 != 0 || u64::from(at) + 4 > self.0.bar_bytes() || self.0.life().is_none() {
+        if self.0.life().is_none() || at % 4 != 0 || u64::from(at) + 4 > self.0.bar_bytes() {
             return None;
         }
         // SAFETY: The BAR is mapped from before the device is open until after the lock, which we hold, was
         // taken for writing to close it.
-        let base = unsafe { (*self.0.core()).barmap.get(T::BAR as usize).copied()? };
+        let base = unsafe { bindings::vfio_helper_iomap(self.0.core(), T::BAR) };
         (!base.is_null()).then(|| base.wrapping_byte_add(at as usize).cast())
     }
 
@@ -229,7 +229,8 @@ pub(crate) unsafe extern "C" fn info<T: Operations>(
         if index != T::BAR || flags & bindings::VFIO_REGION_INFO_FLAG_MMAP == 0 {
             return Ok(0);
         }
-        let range = T::mappable();
+        // SAFETY: The core calls this for our device.
+        let range = T::mappable(unsafe { Device::<T>::from_raw(vdev) });
         let mut cap = SparseMmap {
             id: bindings::VFIO_REGION_INFO_CAP_SPARSE_MMAP as u16,
             version: 1,
