@@ -91,8 +91,46 @@ impl Pinger {
         })
     }
 
+    /// Requires that the path is sound again: of 50 pings in a row, a second old, at most 5 are lost.
+    pub fn require_sound(&self, limit: Duration) -> Result<()> {
+        const WINDOW: usize = 50;
+        let from = clock::now_ns();
+        let mut best = 0;
+        clock::wait_for("a sound path", limit, || {
+            let due = clock::now_ns().saturating_sub(1_000_000_000);
+            let pings = self
+                .pings
+                .lock()
+                .map_err(|_| anyhow!("the pinger panicked"))?;
+            let recent: Vec<bool> = pings
+                .iter()
+                .filter(|p| p.sent_ns > from && p.sent_ns < due)
+                .map(|p| p.answered_ns.is_some())
+                .collect();
+            let last = &recent[recent.len().saturating_sub(WINDOW)..];
+            let answered = last.iter().filter(|answered| **answered).count();
+            best = best.max(answered);
+            Ok((answered + 5 >= WINDOW).then_some(()))
+        })
+        .with_context(|| format!("at best {best} of {WINDOW} pings were answered"))
+    }
+
+    /// A line for each ping, for whoever looks into a loss: when it was sent (ms), and how long it took.
+    pub fn log(&self) -> String {
+        let Ok(pings) = self.pings.lock() else {
+            return String::new();
+        };
+        let line = |p: &Ping| {
+            let took = p.answered_ns.map_or("lost".into(), |at| {
+                format!("{:.1}", clock::ms(at.saturating_sub(p.sent_ns)))
+            });
+            format!("{:.1} {took}\n", clock::ms(p.sent_ns))
+        };
+        pings.iter().map(line).collect()
+    }
+
     /// Stops sending, waits for answers under way, and sums up.
-    pub fn finish(mut self) -> Result<Summary> {
+    pub fn finish(&mut self) -> Result<Summary> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread

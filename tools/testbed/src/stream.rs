@@ -125,7 +125,7 @@ impl Client {
         })
     }
 
-    pub fn finish(mut self) -> Result<Progress> {
+    pub fn finish(&mut self) -> Result<Progress> {
         let last = self.progress()?;
         self.socket.shutdown(Shutdown::Both).ok();
         self.thread.take().map(JoinHandle::join);

@@ -51,7 +51,7 @@ pub fn rings_inside_own_bar(bed: &Bed) -> Result<()> {
 pub fn captures_fault_free(bed: &Bed) -> Result<()> {
     let vfs = bed.pinned_vfs()?;
     let mut source = bed.source(&vfs.a, &Options::default())?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     for round in 0..CAPTURES {
         let destination =
             bed.destination_named(&format!("destination{round}"), &vfs.b, &Options::default())?;

@@ -18,14 +18,14 @@ pub fn assigned_without_us(bed: &Bed) -> Result<()> {
             ..Options::default()
         },
     )?;
-    Traffic::start()?.finish()?;
+    Traffic::start(bed)?.finish()?;
     Ok(())
 }
 
 pub fn migrate_and_back(bed: &Bed) -> Result<()> {
     let vfs = bed.vfs(None, None)?;
     let mut first = bed.source(&vfs.a, &Options::default())?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     let mut second = bed.destination(&vfs.b)?;
     let there = bed.migrate(&mut first, &mut second)?;
     traffic.require()?;

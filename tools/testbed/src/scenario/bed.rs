@@ -151,17 +151,19 @@ impl<'a> Bed<'a> {
 
 /// Pings and the TCP stream, from the client to the guest.
 pub struct Traffic {
+    log: PathBuf,
     pub pinger: Pinger,
     pub stream: stream::Client,
 }
 
 impl Traffic {
-    pub fn start() -> Result<Self> {
+    pub fn start(bed: &Bed) -> Result<Self> {
         let pinger = Pinger::start(GUEST_IP)?;
         pinger
             .require_answers(20, SOON)
             .context("the guest does not answer")?;
         let traffic = Self {
+            log: bed.folder.join("pings.log"),
             pinger,
             stream: stream::Client::connect(GUEST_IP)?,
         };
@@ -171,12 +173,12 @@ impl Traffic {
 
     /// Both still work, now.
     pub fn require(&self) -> Result<()> {
-        self.pinger.require_answers(20, SOON)?;
+        self.pinger.require_sound(SOON)?;
         self.stream.require_flow(32 * 1024, SOON)
     }
 
     /// Ends the traffic; the stream must have been whole.
-    pub fn finish(self) -> Result<(crate::ping::Summary, stream::Progress)> {
+    pub fn finish(mut self) -> Result<(crate::ping::Summary, stream::Progress)> {
         let progress = self.stream.finish()?;
         let pings = self.pinger.finish()?;
         if let Some(failure) = &progress.failure {
@@ -199,9 +201,15 @@ impl Traffic {
     }
 }
 
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.log, self.pinger.log());
+    }
+}
+
 /// One ping of one size, with patience: the interface may just be coming up.
 pub fn require_ping(ip: &str, size: usize) -> Result<()> {
-    let pinger = Pinger::start_with(ip, size)?;
+    let mut pinger = Pinger::start_with(ip, size)?;
     pinger
         .require_answers(5, SOON)
         .with_context(|| format!("{ip} does not answer pings of {size} bytes"))?;

@@ -21,7 +21,7 @@ pub fn demo(bed: &Bed) -> Result<()> {
         vfs.a, vfs.b
     );
     let mut source = bed.source(&vfs.a, &Options::default())?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     println!(
         "demo: the guest on {} answers 100 pings/s and serves a TCP stream",
         vfs.a

@@ -16,7 +16,7 @@ use crate::status::{self, Status};
 fn in_precopy(bed: &Bed, options: &Options) -> Result<(L2, L2, Traffic)> {
     let vfs = bed.pinned_vfs()?;
     let mut source = bed.source(&vfs.a, options)?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     let mut destination = bed.destination_named("destination", &vfs.b, options)?;
     migration::slow_down(&mut source)?;
     let uri = migration::connect(&mut source, &mut destination)?;
@@ -58,6 +58,10 @@ pub fn guest_reboot_ends_precopy(bed: &Bed) -> Result<()> {
     )?;
     drop(traffic);
     source.agent.tell("@reboot")?;
+    wait_for("the reset of the VF", Duration::from_secs(60), || {
+        Ok((Status::read(&source.vf)?.state() == "running").then_some(()))
+    })?;
+    migration::speed_up(&mut source)?;
     let report = migration::wait(&mut source)?;
     ensure!(
         report.status == "failed",
@@ -73,7 +77,7 @@ pub fn guest_reboot_ends_precopy(bed: &Bed) -> Result<()> {
 pub fn stop_cont_under_traffic(bed: &Bed) -> Result<()> {
     let vfs = bed.pinned_vfs()?;
     let mut source = bed.source(&vfs.a, &Options::default())?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     for _ in 0..5 {
         source.cmd("stop")?;
         wait_for("the device to stop", SOON, || {

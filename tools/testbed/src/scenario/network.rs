@@ -30,7 +30,7 @@ fn migrate_with_macs(
             ..Options::default()
         },
     )?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     let mac = source.agent.sh("cat /sys/class/net/eth0/address")?;
     ensure!(
         mac.trim()
@@ -58,7 +58,7 @@ fn migrate_with_macs(
 pub fn mac_pinned_differently_is_refused(bed: &Bed) -> Result<()> {
     let vfs = bed.vfs(Some(GUEST_MAC), Some(OTHER_MAC))?;
     let mut source = bed.source(&vfs.a, &Options::default())?;
-    let traffic = Traffic::start()?;
+    let traffic = Traffic::start(bed)?;
     let mut destination = bed.destination(&vfs.b)?;
     let uri = migration::connect(&mut source, &mut destination)?;
     migration::start(&mut source, &uri)?;
