@@ -82,7 +82,7 @@ void vfio_helper_smp_wmb(void)
 
 void *vfio_helper_vmalloc(size_t bytes)
 {
-	return __vmalloc(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	return vmalloc_huge(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 }
 
 void vfio_helper_vfree(void *mem)

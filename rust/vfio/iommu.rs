@@ -67,6 +67,13 @@ impl Area {
         Some(unsafe { self.memory.add(at) })
     }
 
+    /// The physical address of the page at `at`.
+    fn phys(&self, at: usize) -> Option<u64> {
+        let memory = self.slice(at, PAGE_SIZE)?;
+        // SAFETY: A page of the allocation.
+        Some(unsafe { bindings::vfio_helper_vmalloc_phys(memory.as_ptr().cast()) })
+    }
+
     /// Copies from the area, after whatever the device wrote before what was last seen; zeros if out of
     /// range.
     pub fn read(&self, at: usize, buf: &mut [u8]) {
@@ -231,25 +238,35 @@ impl<T: Operations> Private<T> {
         Err(ENOSPC)
     }
 
+    /// Maps the area, in as few pieces as its pages are contiguous: the fewer, the larger the IOMMU's pages.
     fn map(&self, area: &Area) -> Result {
-        let prot = (bindings::IOMMU_READ | bindings::IOMMU_WRITE | bindings::IOMMU_CACHE) as c_int;
-        for at in (0..area.bytes).step_by(PAGE_SIZE) {
-            let memory = area.slice(at, PAGE_SIZE).ok_or(EINVAL)?;
-            // SAFETY: A page of the area, that stays allocated until the domain is freed.
-            let phys = unsafe { bindings::vfio_helper_vmalloc_phys(memory.as_ptr().cast()) };
-            // SAFETY: The domain is alive and not attached.
-            to_result(unsafe {
-                bindings::iommu_map(
-                    self.domain.as_ptr(),
-                    (area.iova + at as u64) as usize,
-                    phys,
-                    PAGE_SIZE,
-                    prot,
-                    bindings::GFP_KERNEL_ACCOUNT,
-                )
-            })?;
+        let mut start = 0;
+        while start < area.bytes {
+            let phys = area.phys(start).ok_or(EINVAL)?;
+            let mut end = start + PAGE_SIZE;
+            while end < area.bytes && area.phys(end) == Some(phys + (end - start) as u64) {
+                end += PAGE_SIZE;
+            }
+            self.map_piece(area.iova + start as u64, phys, end - start)?;
+            start = end;
         }
         Ok(())
+    }
+
+    fn map_piece(&self, iova: u64, phys: u64, bytes: usize) -> Result {
+        let prot = (bindings::IOMMU_READ | bindings::IOMMU_WRITE | bindings::IOMMU_CACHE) as c_int;
+        // SAFETY: The domain is alive and not attached, and the memory belongs to the area, which outlives
+        // the mapping.
+        to_result(unsafe {
+            bindings::iommu_map(
+                self.domain.as_ptr(),
+                iova as usize,
+                phys,
+                bytes,
+                prot,
+                bindings::GFP_KERNEL_ACCOUNT,
+            )
+        })
     }
 
     /// The memory. `None` only while it is being set up.
