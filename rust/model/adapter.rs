@@ -16,6 +16,15 @@
 //! load       load_*            of the image, on the destination, captured and stopped
 //! release    stop, (swap back), hand_back    guest's rings into the hardware, guest locked out
 //! ```
+//!
+//! `&mut self` is the lock: all calls of one device, traps included, are serialised by the caller. They may
+//! sleep in [`Hardware::pause`](crate::io::Hardware::pause) and in guest memory, whose faults may come back
+//! to the caller's BAR but never into the adapter. Every wait is bounded.
+//!
+//! After [`Stuck`] the caller resets the function and calls `reset`, or stays away from the guest's domain.
+//! On a destination: capture, `load_control`, `load_state`, `load_held`, and when the image is complete
+//! `replay_control`; then `start` once before `hand_back`, because only that gives the hardware what a guest's
+//! rings do not hold (offload contexts), and raise every vector.
 
 use crate::counters::Counters;
 use crate::image;
@@ -131,11 +140,12 @@ pub trait Adapter: Send {
     fn held(&self) -> u32;
 
     /// Release: puts the guest's rings, as `page` has them, into the hardware. The mirror is stopped, the
-    /// guest's domain attached, the guest locked out of both.
+    /// guest's domain attached, the guest locked out of both. Frames that are still held are dropped: start,
+    /// and wait until none is.
     ///
     /// # Errors
     ///
-    /// [`Stuck`] if the hardware does not take a head: the VF must stay emulated.
+    /// [`Stuck`] if the hardware does not take a head: the VF must stay emulated. All queues are off.
     fn hand_back(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck>;
 
     /// Raises every interrupt vector once, because one may have been lost during a switch.
@@ -154,20 +164,24 @@ pub trait Adapter: Send {
     /// [`image::Full`] if `w` is too small.
     fn save_control(&self, w: &mut image::Writer<'_>) -> Result<(), image::Full>;
 
-    /// Takes over a control record and asks the PF of this VF for the same, the guest's address last and
-    /// only if `last` (or if it is the only way to learn that the PF will refuse it).
+    /// Takes over a control record and asks the PF of this VF for the same, all but the guest's address: that
+    /// would draw the guest's traffic to this host before the guest is here. Only where the VF has another
+    /// address already it is asked for at once, to learn early that the PF refuses.
+    ///
+    /// The record that was taken over last costs nothing when it comes again.
     ///
     /// # Errors
     ///
-    /// The reason why the record was refused, by us or by the PF; nothing of the guest's is lost then.
+    /// The reason why the record was refused, by us or by the PF; the record is the one of before then.
     fn load_control(
         &mut self,
         r: &mut image::Reader<'_>,
         hw: &mut dyn Hardware,
     ) -> Result<(), image::Refused>;
 
-    /// Repeats the current control record to the PF, with the address: at switch-over, or after the PF
-    /// was reset behind the guest's back.
+    /// Repeats the current control record to the PF, with the address: at switch-over, when only what
+    /// [`load_control`](Adapter::load_control) has left out is missing, or whenever the PF may have forgotten.
+    /// Also puts the message that the guest waits for into this VF's mailbox.
     ///
     /// # Errors
     ///

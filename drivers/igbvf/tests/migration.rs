@@ -256,6 +256,17 @@ fn a_message_that_is_under_way_is_answered_on_the_other_side() {
 }
 
 #[test]
+fn a_message_that_the_guest_has_given_up_is_not_repeated() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().silent = true;
+    g.post(&mut m, &[4 | 1 << 16, 300]);
+    m.store(0, 1 << 26);
+    let to = migrate(m);
+    assert!(to.world.borrow().messages.is_empty());
+}
+
+#[test]
 fn a_state_is_taken_over_whole_or_not_at_all() {
     let (mut m, mut g) = machine(0, SPLIT);
     g.send(

@@ -305,6 +305,107 @@ fn a_partial_packet_waits_for_its_end() {
 }
 
 #[test]
+fn packets_that_the_hardware_did_not_send_are_sent_after_the_next_start() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.world.borrow_mut().stalled = true;
+    // One before the capture, in the guest's own ring, and two in the mirror ring.
+    for n in 1..4 {
+        g.send(
+            &mut m,
+            &frame(n, 60),
+            Cut {
+                context: Some(n),
+                ..Cut::default()
+            },
+        );
+        if n == 1 {
+            m.capture();
+        }
+    }
+    m.turns(3);
+    assert_eq!(m.load(0x3810), 1);
+    m.with(|model, io| model.stop(io)).unwrap();
+    assert_eq!(m.load(0x3810), 1);
+    g.clean(&mut m);
+    assert_eq!(g.in_flight(), 3);
+    m.world.borrow_mut().stalled = false;
+    m.with(|model, io| model.start(io));
+    m.poll();
+    g.clean(&mut m);
+    assert_eq!(g.in_flight(), 0);
+    let sent: Vec<_> = m.world.borrow().wire.iter().map(|(f, _)| f[0]).collect();
+    assert_eq!(sent, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_release_hands_back_what_was_not_sent() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().stalled = true;
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.turns(3);
+    m.world.borrow_mut().wire.clear();
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().stalled = false;
+    m.release().unwrap();
+    g.clean(&mut m);
+    assert_eq!((g.in_flight(), m.world.borrow().wire.len()), (0, 1));
+}
+
+#[test]
+fn nothing_is_completed_into_a_ring_that_the_guest_has_made_anew() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().stalled = true;
+    for n in 0..3 {
+        g.send(&mut m, &frame(n, 60), Cut::default());
+    }
+    m.turns(2);
+    // Without a reset, so that the mirror ring goes on.
+    m.store(0x3828, 0);
+    m.turns(2);
+    m.store(0x3818, 0);
+    m.store(0x3810, 0);
+    m.store(0x3828, 1 << 25);
+    m.turns(2);
+    m.world.borrow_mut().memory.log = Some(Vec::new());
+    m.world.borrow_mut().stalled = false;
+    m.world.borrow_mut().transmit(0);
+    m.turns(2);
+    assert!(m.world.borrow().memory.log.as_ref().unwrap().is_empty());
+    assert_eq!(m.load(0x3810), 0);
+}
+
+#[test]
+fn every_descriptor_with_rs_gets_dd() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.queue(
+        &mut m,
+        &frame(0, 900),
+        Cut {
+            pieces: 4,
+            context: Some(5),
+            tso: false,
+        },
+    );
+    let at = |slot: u64| GUEST + 0x1000 + slot * 16;
+    for slot in [0, 2] {
+        let mut w = m.world.borrow_mut();
+        let cmd = w.memory.get(at(slot) + 11, 1)[0] | 1 << 3;
+        w.memory.set(at(slot) + 11, &[cmd]);
+    }
+    m.capture();
+    g.doorbell(&mut m);
+    m.poll();
+    let w = m.world.borrow();
+    let dd: Vec<_> = (0..5)
+        .map(|slot| w.memory.get(at(slot) + 12, 1)[0] & 1)
+        .collect();
+    assert_eq!(dd, [1, 0, 1, 0, 1]);
+}
+
+#[test]
 fn head_write_back_replaces_dd() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.store(0x3838, (GUEST as u32 + 0x800) | 1);

@@ -48,6 +48,8 @@ pub struct World {
     pub raised: u32,
     /// Head registers can only be read.
     pub fixed_heads: bool,
+    /// Nothing can be sent: pause frames, or no link.
+    pub stalled: bool,
     /// The PF does not answer.
     pub silent: bool,
     /// Reads of V2PMAILBOX until the PF answers.
@@ -81,6 +83,7 @@ impl World {
             overruns: 0,
             raised: 0,
             fixed_heads: false,
+            stalled: false,
             silent: false,
             delay: 0,
             answer_in: None,
@@ -260,7 +263,7 @@ impl World {
         let (base, len) = (self.base(0x3800 + o), *self.reg(0x3808 + o) / 16);
         let mut frame = Vec::new();
         let mut first = None;
-        while self.alive && *self.reg(0x3828 + o) & ENABLE != 0 {
+        while self.alive && !self.stalled && *self.reg(0x3828 + o) & ENABLE != 0 {
             let (head, tail) = (*self.reg(0x3810 + o), *self.reg(0x3818 + o));
             if head == tail || head >= len || tail >= len {
                 break;
