@@ -52,6 +52,8 @@ pub struct Memory {
     bytes: Vec<u8>,
     /// Accesses until one finds the mapping busy.
     pub busy_after: Option<u32>,
+    /// And it stays busy.
+    pub busy_always: bool,
     /// Every write: where and what, in order.
     pub log: Option<Vec<(u64, Vec<u8>)>>,
     /// 4 KiB pages that were written.
@@ -65,6 +67,7 @@ impl Memory {
             base,
             bytes: vec![0; len_bytes],
             busy_after: None,
+            busy_always: false,
             log: None,
             dirty: BTreeSet::new(),
         }
@@ -72,10 +75,11 @@ impl Memory {
 
     fn range(&mut self, at: Iova, len: usize) -> Result<std::ops::Range<usize>, Fault> {
         if let Some(left) = self.busy_after {
-            self.busy_after = left.checked_sub(1);
             if left == 0 {
+                self.busy_after = self.busy_always.then_some(0);
                 return Err(Fault::Busy);
             }
+            self.busy_after = Some(left.saturating_sub(1));
         }
         let start = at.0.checked_sub(self.base).ok_or(Fault::Unmapped)?;
         let start = usize::try_from(start).map_err(|_| Fault::Unmapped)?;

@@ -33,17 +33,3 @@ pub struct Register {
     /// Value after a reset.
     pub reset: u32,
 }
-
-impl Register {
-    /// The name of the register at `at`, and which of its kind it is.
-    pub fn find(table: &'static [Register], at: u32) -> Option<(&'static Register, u32)> {
-        for r in table {
-            for n in 0..r.count {
-                if r.at.wrapping_add(n.wrapping_mul(r.stride)) == at {
-                    return Some((r, n));
-                }
-            }
-        }
-        None
-    }
-}

@@ -98,6 +98,41 @@ fn the_guest_s_own_reset_ends_what_it_had_set_up() {
 }
 
 #[test]
+fn a_reset_of_the_pf_that_the_guest_s_own_one_follows_is_not_repaired() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().pf_reset();
+    assert!(g.link_check(&mut m));
+    m.store(0, 1 << 26);
+    m.world.borrow_mut().messages.clear();
+    m.turns(2000);
+    assert!(m.world.borrow().messages.is_empty());
+    assert_eq!(m.model.counters().repaired, 0);
+    g.probe(&mut m);
+    g.up(&mut m);
+    m.turns(1);
+    m.world.borrow_mut().receive(0, &frame(0, 60));
+    m.poll();
+    g.receive(&mut m, false);
+    assert_eq!(g.received.len(), 1);
+}
+
+#[test]
+fn a_pf_that_is_away_for_long_is_asked_now_and_then() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().pf_reset();
+    m.world.borrow_mut().silent = true;
+    m.turns(5000);
+    assert_eq!(m.model.counters().repaired, 0);
+    assert_eq!(m.load(8), 0x83);
+    m.world.borrow_mut().silent = false;
+    m.turns(1100);
+    assert_eq!(m.model.counters().repaired, 1);
+    assert!(g.link_check(&mut m));
+}
+
+#[test]
 fn a_reset_from_outside_forgets_the_guest() {
     let (mut m, _) = machine(0, ONE_BUFFER);
     m.capture();

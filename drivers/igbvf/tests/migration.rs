@@ -12,6 +12,10 @@ use crate::traffic::{frame, machine, Flow};
 /// Moves the guest's memory to a new machine and the device's image with it.
 fn migrate(mut from: Machine) -> Machine {
     from.with(|model, io| model.stop(io)).unwrap();
+    migrate_stopped(from)
+}
+
+fn migrate_stopped(mut from: Machine) -> Machine {
     let image = from.save();
     let (memory, wire) = {
         let mut w = from.world.borrow_mut();
@@ -98,6 +102,7 @@ fn everything_the_guest_asked_for_is_asked_of_the_other_pf() {
         vec![4 | 1 << 16, 0],
         vec![4 | 1 << 16, 200],
         vec![4, 200],
+        vec![4, 0],
         vec![3 | 3 << 16, 0x1234_5678, 0x9abc],
         vec![2 | 2 << 16, lo, hi],
         vec![6 | 2 << 16],
@@ -119,6 +124,71 @@ fn everything_the_guest_asked_for_is_asked_of_the_other_pf() {
     // The guest goes on where it was.
     assert_ne!(g.message(&mut to, &[4, 100]).unwrap() >> 31, 0);
     assert_eq!(to.world.borrow().filters.vlans, [0]);
+}
+
+#[test]
+fn what_the_guest_s_reset_has_ended_is_not_asked_for() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();
+    g.message(&mut m, &[3 | 1 << 16, 0x123]).unwrap();
+    g.message(&mut m, &[6 | 2 << 16]).unwrap();
+    m.capture();
+    g.probe(&mut m);
+    let filters = m.world.borrow().filters.clone();
+    let to = migrate(m);
+    assert_eq!(to.world.borrow().filters, filters);
+    assert_eq!(
+        (
+            filters.vlans.len(),
+            filters.multicast.len(),
+            filters.promisc
+        ),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn interrupts_are_set_up_as_they_were() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.store(0x1680, 488);
+    // As QEMU reads it: the vector that was unmasked last.
+    m.store(0x1524, 2);
+    m.capture();
+    let to = migrate(m);
+    let read = |at: usize| to.world.borrow().regs[at / 4];
+    assert_eq!(
+        [read(0x1680), read(0x1700), read(0x1740)],
+        [488, 0x8081_8081, 0x82]
+    );
+    assert_eq!([read(0x1524), read(0x152c), read(0x1530)], [7, 7, 7]);
+}
+
+#[test]
+fn a_frame_that_is_half_delivered_is_finished_on_the_other_side() {
+    let mut held = 0;
+    for n in 0..40 {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.capture();
+        let f = frame(0, 5000);
+        m.world.borrow_mut().receive(0, &f);
+        m.world.borrow_mut().memory.busy_after = Some(n);
+        m.with(|model, io| model.poll(io, 1));
+        // Busy until the device is stopped, which no guest should be able to hold up.
+        m.world.borrow_mut().memory.busy_after = Some(0);
+        m.world.borrow_mut().memory.busy_always = true;
+        m.with(|model, io| model.stop(io)).unwrap();
+        m.world.borrow_mut().memory.busy_always = false;
+        m.world.borrow_mut().memory.busy_after = None;
+        held += m.model.held();
+        let mut to = migrate_stopped(m);
+        to.with(|model, io| model.start(io));
+        to.poll();
+        to.world.borrow_mut().receive(0, &frame(1, 60));
+        to.poll();
+        g.receive(&mut to, false);
+        assert!(g.received == [f, frame(1, 60)], "{n}");
+    }
+    assert!((10..40).contains(&held));
 }
 
 #[test]
@@ -286,6 +356,8 @@ fn a_state_is_taken_over_whole_or_not_at_all() {
     m.model.save_state(&mut hw, &mut m.page, &mut w).unwrap();
     let len = w.written();
     state.truncate(len);
+    // As Documentation/migration-image.md says.
+    assert_eq!(len, 413);
     for short in 0..len {
         let mut w = vec![0; short];
         assert!(m

@@ -191,6 +191,8 @@ impl World {
                             .collect();
                         true
                     }
+                    // igb ignores that.
+                    (4, 0) if m[1] == 0 => true,
                     (4, add) => {
                         f.vlans.retain(|vid| u32::from(*vid) != m[1]);
                         if add != 0 {
