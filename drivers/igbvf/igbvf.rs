@@ -35,6 +35,7 @@ use model::adapter::{Adapter, Io, Layout, Progress, Stuck};
 use model::counters::Counters;
 use model::image::{Full, Reader, Refused, Writer};
 use model::io::{Area, Hardware, Registers};
+use model::register::Register;
 
 use crate::control::{Record, Repeated};
 use crate::irq::{Causes, Interrupts};
@@ -178,6 +179,10 @@ fn is_active<R: Registers + ?Sized>(regs: &mut R) -> bool {
 impl Adapter for Igbvf {
     fn layout(&self) -> &'static Layout {
         &LAYOUT
+    }
+
+    fn registers(&self) -> &'static [Register] {
+        &regs::TABLE
     }
 
     fn counters(&self) -> &Counters {

@@ -172,7 +172,7 @@ const fn rows(name: &'static str, at: u32, access: Access, reset: u32) -> Regist
 }
 
 /// Every register of the VF.
-pub const TABLE: [Register; 46] = [
+pub static TABLE: [Register; 46] = [
     row("CTRL", CTRL, Access::ReadWrite, 0),
     row("CTRL_DUP", CTRL_DUP, Access::ReadWrite, 0),
     row("STATUS", STATUS, Access::ReadOnly, 0x83),

@@ -224,6 +224,11 @@ impl Inner {
             self.stats.direct_while_tracking += 1;
         }
         self.halt(dev)?;
+        if self.adapter.held() > 0 && !self.release_is_due() {
+            // The guest had no room for the last ones: the hardware could not deliver them.
+            self.run(dev);
+            return Err(EAGAIN);
+        }
         let Mode::Emulated(mut emulated) = core::mem::replace(&mut self.mode, Mode::Dead(None))
         else {
             return Ok(());
@@ -282,18 +287,19 @@ impl Inner {
             }
             self.release_refused = false;
         }
-        if self.adapter.held() > 0 && self.stats.release_tries < HELD_TRIES {
-            // Frames wait for the guest to post buffers; the hardware could not deliver them.
-            self.stats.release_tries += 1;
+        self.stats.release_tries = self.stats.release_tries.saturating_add(1);
+        if self.adapter.held() > 0 && !self.release_is_due() {
             return;
         }
-        self.stats.release_tries = 0;
-        if self.adapter.held() > 0 {
-            self.adapter.drop_held();
+        match self.release(dev) {
+            Ok(()) => self.stats.release_tries = 0,
+            Err(e) => dev_dbg!(dev.as_dev(), "semiassign: not released: {:?}\n", e),
         }
-        if let Err(e) = self.release(dev) {
-            dev_dbg!(dev.as_dev(), "semiassign: not released: {:?}\n", e);
-        }
+    }
+
+    /// Whether frames that wait for the guest to post buffers have waited long enough to be dropped.
+    fn release_is_due(&self) -> bool {
+        self.stats.release_tries >= HELD_TRIES
     }
 
     /// Lends everything to `f`, if the VF is captured.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be seen from outside: `semiassign/<function>/status` in debugfs.
+//! What can be seen from outside, in debugfs: `semiassign/<function>/status` and `registers`.
 
 use crate::vf::Vf;
 use kernel::debugfs::{Dir, File};
@@ -8,6 +8,7 @@ use kernel::fmt;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::time::{Instant, Monotonic};
+use model::register::{Access, Register};
 use vfio::Device;
 
 /// What happened since the VF was opened. Durations are from entry to return, of the last such step.
@@ -75,7 +76,8 @@ pub(crate) fn elapsed_ns(start: Instant<Monotonic>) -> u64 {
 
 /// The files of one VF; gone when dropped.
 pub(crate) struct StatusFile {
-    _file: Pin<KBox<File<Shown>>>,
+    _status: Pin<KBox<File<Shown>>>,
+    _registers: Pin<KBox<File<Shown>>>,
     _dir: Dir,
 }
 
@@ -86,17 +88,46 @@ impl StatusFile {
     /// `None` if there is no memory for it: nothing depends on it.
     pub(crate) fn new(dev: &Device<Vf>) -> Option<Self> {
         let dir = crate::debugfs_root()?.subdir(dev.name());
-        let shown = Shown(dev.into());
-        let file = KBox::pin_init(
-            dir.read_callback_file(c"status", Ok::<_, Error>(shown), &show),
-            GFP_KERNEL,
-        )
-        .ok()?;
+        let shown = || Ok::<_, Error>(Shown(dev.into()));
+        let status = dir.read_callback_file(c"status", shown(), &show);
+        let registers = dir.read_callback_file(c"registers", shown(), &show_registers);
         Some(Self {
-            _file: file,
+            _status: KBox::pin_init(status, GFP_KERNEL).ok()?,
+            _registers: KBox::pin_init(registers, GFP_KERNEL).ok()?,
             _dir: dir,
         })
     }
+}
+
+/// A line for each register that can be read without changing it: name, offset, value of the hardware and,
+/// while captured, what the guest has in its place.
+fn show_registers(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let dev = &*shown.0;
+    let vf = dev.data().get_ref();
+    let inner = vf.peek();
+    let pages = inner.pages();
+    for register in inner.adapter.registers() {
+        let Register {
+            name,
+            at,
+            count,
+            stride,
+            access,
+            reset: _,
+        } = *register;
+        if access == Access::ReadClears || access == Access::WriteOnly {
+            continue;
+        }
+        for n in 0..count {
+            let at = at.wrapping_add(n.wrapping_mul(stride));
+            write!(f, "{name} {at:#06x} {:#010x}", dev.memory().read32(at))?;
+            match &pages {
+                Some(pages) if vf.is_substituted(at) => writeln!(f, " {:#010x}", pages.read32(at))?,
+                _ => writeln!(f)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -113,6 +113,8 @@ impl Inner {
         if matches!(self.mode, Mode::Dead(_)) {
             return;
         }
+        // The user clears the command register before it resets.
+        dev.decode_memory();
         let Self { adapter, mode, .. } = self;
         match mode {
             Mode::Emulated(Emulated { pages, running, .. }) => {
@@ -339,7 +341,7 @@ impl Operations for Vf {
 }
 
 impl Vf {
-    fn is_substituted(&self, at: u32) -> bool {
+    pub(crate) fn is_substituted(&self, at: u32) -> bool {
         let (start, end) = self.layout.substituted;
         (start..end).contains(&at)
     }

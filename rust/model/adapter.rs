@@ -29,6 +29,7 @@
 use crate::counters::Counters;
 use crate::image;
 use crate::io::{Area, GuestMemory, Hardware, Registers};
+use crate::register::Register;
 
 /// What is fixed for an adapter: the shape of BAR 0 and of its part of the image.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,9 @@ pub struct Progress {
 pub trait Adapter: Send {
     /// The fixed facts.
     fn layout(&self) -> &'static Layout;
+
+    /// The registers of BAR 0, for whoever looks from outside.
+    fn registers(&self) -> &'static [Register];
 
     /// What happened so far.
     fn counters(&self) -> &Counters;

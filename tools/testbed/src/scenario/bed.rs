@@ -173,8 +173,10 @@ impl Traffic {
 
     /// Both still work, now.
     pub fn require(&self) -> Result<()> {
-        self.pinger.require_sound(SOON)?;
-        self.stream.require_flow(32 * 1024, SOON)
+        self.pinger
+            .require_sound(SOON)
+            .and_then(|()| self.stream.require_flow(32 * 1024, SOON))
+            .inspect_err(|_| autopsy(self.log.parent().unwrap_or(Path::new("/"))))
     }
 
     /// Ends the traffic; the stream must have been whole.
@@ -198,6 +200,19 @@ impl Traffic {
             progress.longest_stall.as_millis()
         );
         Ok((pings, progress))
+    }
+}
+
+/// What a path that is dead looks like while it is: registers, and where the threads of the VMMs are.
+fn autopsy(folder: &Path) {
+    let script = "for n in 1 2; do head -v -n 200 /sys/kernel/debug/semiassign/*/registers; \
+         for t in /proc/[0-9]*/task/*; do case $(cat $t/comm) in CPU*|semiassign*|qemu*) \
+         cat $t/comm $t/stack; grep State $t/status;; esac; done; sleep 1; done";
+    if let Ok(output) = std::process::Command::new("sh")
+        .args(["-c", script])
+        .output()
+    {
+        let _ = fs::write(folder.join("autopsy.log"), output.stdout);
     }
 }
 
