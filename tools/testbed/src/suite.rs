@@ -49,7 +49,7 @@ pub fn test(name: Option<&str>) -> Result<bool> {
         }
         println!("bed: {} scenario(s) to go, booting L1", left.len());
         let run = boot(
-            &format!("test-{number}"),
+            &format!("test-{}-{number}", name.unwrap_or("all")),
             &Job::Scenarios(left.clone()),
             SCENARIO_LIMIT * left.len() as u32,
         )?;
