@@ -183,6 +183,10 @@ impl Traffic {
     pub fn finish(mut self) -> Result<(crate::ping::Summary, stream::Progress)> {
         let progress = self.stream.finish()?;
         let pings = self.pinger.finish()?;
+        if pings.lost * 4 > pings.sent {
+            println!("    more than a quarter of the pings is lost: see autopsy.log");
+            autopsy(self.log.parent().unwrap_or(Path::new("/")));
+        }
         if let Some(failure) = &progress.failure {
             bail!("the TCP stream: {failure}");
         }
