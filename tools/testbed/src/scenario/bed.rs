@@ -10,6 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::host::{self, Host, GUEST_IP};
 use crate::l2::{Options, L2};
 use crate::migration::{self, Report};
+use crate::namespace;
 use crate::ping::Pinger;
 use crate::status::{self, Status};
 use crate::{command, stream};
@@ -63,6 +64,8 @@ impl<'a> Bed<'a> {
     }
 
     pub fn source(&self, vf: &str, options: &Options) -> Result<L2> {
+        // The last scenario's guest may have had the same address and another MAC.
+        namespace::run("ip neigh flush all")?;
         println!("@progress {}: guest boots", self.name());
         let mut guest = L2::start(&self.folder, "source", vf, options)?;
         guest.wait_booted()?;
