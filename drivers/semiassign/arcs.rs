@@ -131,7 +131,15 @@ impl Inner {
         let loaded = core::mem::take(&mut self.stats.loaded);
         // A user that stopped the device may have begun to track meanwhile, without a word to us. Once the
         // scope is narrowed a direct write would stay unseen, so serve on until a migration has ended.
-        self.maybe_tracked |= self.stats.pinned == 1 && self.log.is_none();
+        if self.stats.pinned == 1 && self.log.is_none() && !self.maybe_tracked {
+            self.maybe_tracked = true;
+            if self.saving_files == 0 {
+                dev_info!(
+                    dev.as_dev(),
+                    "semiassign: stopped after a migration that did not happen: emulated until the next one ends\n"
+                );
+            }
+        }
         self.run(dev);
         if loaded {
             self.with_io(dev, |adapter, io| adapter.announce(io));

@@ -294,7 +294,7 @@ struct VTable<T>(PhantomData<T>);
 
 impl<T: Operations> VTable<T> {
     const OPS: bindings::vfio_device_ops = bindings::vfio_device_ops {
-        name: T::NAME.as_ptr().cast_mut().cast(),
+        name: T::NAME.to_bytes_with_nul().as_ptr().cast_mut().cast(),
         init: Some(bindings::vfio_pci_core_init_dev),
         release: Some(Self::release),
         bind_iommufd: IOMMUFD_BIND,
@@ -313,7 +313,7 @@ impl<T: Operations> VTable<T> {
         request: Some(bindings::vfio_pci_core_request),
         match_: Some(bindings::vfio_pci_core_match),
         match_token_uuid: Some(bindings::vfio_pci_core_match_token_uuid),
-        dma_unmap: Some(crate::guest::dma_unmap::<T>),
+        dma_unmap: Some(crate::guest::dma_unmap),
         device_feature: Some(Self::feature),
     };
 

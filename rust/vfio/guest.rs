@@ -153,8 +153,8 @@ impl<T: Operations> Device<T> {
 ///
 /// # Safety
 ///
-/// Called by the core for a `Device<T>`.
-pub(crate) unsafe extern "C" fn dma_unmap<T: Operations>(
+/// Called by the core for a device of ours.
+pub(crate) unsafe extern "C" fn dma_unmap(
     _vdev: *mut bindings::vfio_device,
     _iova: u64,
     _len: u64,

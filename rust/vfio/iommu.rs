@@ -110,6 +110,38 @@ impl Drop for Area {
     }
 }
 
+/// The IOMMU group of a device.
+///
+/// # Invariants
+///
+/// This object owns a reference.
+struct Group(NonNull<bindings::iommu_group>);
+
+impl Group {
+    fn of<T: Operations>(dev: &Device<T>) -> Result<Self> {
+        // SAFETY: The PCI device is there as long as `dev`.
+        let group = unsafe { bindings::iommu_group_get(dev.raw_dev()) };
+        // INVARIANT: The reference was taken by the call above.
+        NonNull::new(group).map(Self).ok_or(ENODEV)
+    }
+
+    fn as_ptr(&self) -> *mut bindings::iommu_group {
+        self.0.as_ptr()
+    }
+
+    fn nr_devices(&self) -> u32 {
+        // SAFETY: The group is alive.
+        unsafe { bindings::vfio_helper_group_devices(self.as_ptr()) }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant.
+        unsafe { bindings::iommu_group_put(self.as_ptr()) }
+    }
+}
+
 /// Why the private domain could not be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachError {
@@ -127,7 +159,7 @@ pub enum AttachError {
 /// if `user` is there.
 pub struct Private<T: Operations> {
     dev: ARef<Device<T>>,
-    group: NonNull<bindings::iommu_group>,
+    group: Group,
     domain: NonNull<bindings::iommu_domain>,
     area: Option<Area>,
     user: Option<User>,
@@ -158,17 +190,8 @@ impl<T: Operations> Private<T> {
         if unsafe { bindings::vfio_helper_mem_is_encrypted() } {
             return Err("host memory encryption is active");
         }
-        // SAFETY: The PCI device is there as long as `dev`.
-        let Some(group) = NonNull::new(unsafe { bindings::iommu_group_get(dev.raw_dev()) }) else {
-            return Err("no IOMMU group");
-        };
-        // SAFETY: The group is referenced here; the reference is given up afterwards.
-        let devices = unsafe {
-            let devices = bindings::vfio_helper_group_devices(group.as_ptr());
-            bindings::iommu_group_put(group.as_ptr());
-            devices
-        };
-        if devices != 1 {
+        let group = Group::of(dev).map_err(|_| "no IOMMU group")?;
+        if group.nr_devices() != 1 {
             return Err("shares its IOMMU group with other devices");
         }
         // SAFETY: The PCI device is there as long as `dev`.
@@ -185,20 +208,10 @@ impl<T: Operations> Private<T> {
     /// `ENOMEM`, or what the IOMMU driver returned.
     pub fn new(dev: &Device<T>, bytes: usize) -> Result<Self> {
         let mut area = Area::new(bytes)?;
+        let group = Group::of(dev)?;
         // SAFETY: The PCI device is there as long as `dev`.
-        let group =
-            NonNull::new(unsafe { bindings::iommu_group_get(dev.raw_dev()) }).ok_or(ENODEV)?;
-        // SAFETY: As above.
-        let domain = from_err_ptr(unsafe { bindings::vfio_helper_paging_domain(dev.raw_dev()) })
-            .and_then(|domain| NonNull::new(domain).ok_or(ENOMEM));
-        let domain = match domain {
-            Ok(domain) => domain,
-            Err(e) => {
-                // SAFETY: Referenced above.
-                unsafe { bindings::iommu_group_put(group.as_ptr()) };
-                return Err(e);
-            }
-        };
+        let domain = unsafe { bindings::vfio_helper_paging_domain(dev.raw_dev()) };
+        let domain = NonNull::new(from_err_ptr(domain)?).ok_or(ENOMEM)?;
         // SAFETY: The domain was just allocated, nothing is mapped yet.
         unsafe { bindings::vfio_helper_enforce_coherency(domain.as_ptr(), dev.raw_dev()) };
         // INVARIANT: Not attached; with no area yet, nothing needs to be mapped.
@@ -348,7 +361,6 @@ impl<T: Operations> Drop for Private<T> {
                 bindings::iommu_unmap(self.domain.as_ptr(), area.iova as usize, area.bytes);
             }
             bindings::iommu_domain_free(self.domain.as_ptr());
-            bindings::iommu_group_put(self.group.as_ptr());
         }
     }
 }
