@@ -91,7 +91,7 @@ impl L2 {
         ])
         .args([
             "-append",
-            &format!("console=ttyS0 quiet panic=-1 {}", options.words),
+            &format!("console=ttyS0 quiet nokaslr panic=-1 {}", options.words),
         ])
         .args([
             "-serial",
@@ -165,9 +165,29 @@ impl L2 {
     }
 
     pub fn wait_booted(&mut self) -> Result<()> {
-        self.agent
-            .wait_ready(BOOT_LIMIT)
-            .with_context(|| format!("{}: {}", self.name, self.last_words()))
+        let ready = self.agent.wait_ready(BOOT_LIMIT);
+        if ready.is_err() {
+            self.note_registers();
+        }
+        ready.with_context(|| format!("{}: {}", self.name, self.last_words()))
+    }
+
+    /// Whether the guest's init has begun, and with it anything that touches the VF's registers.
+    pub fn has_init(&self) -> bool {
+        fs::read_to_string(self.file("console.log")).is_ok_and(|text| text.contains("guest is up"))
+    }
+
+    /// Where a guest hangs: its registers, a few times. The addresses are those of System.map.
+    fn note_registers(&mut self) {
+        let mut all = String::new();
+        for _ in 0..5 {
+            let command = json!({ "command-line": "info registers" });
+            if let Ok(registers) = self.cmd_with("human-monitor-command", command) {
+                all.push_str(registers.as_str().unwrap_or_default());
+                all.push('\n');
+            }
+        }
+        let _ = fs::write(self.file("registers.log"), all);
     }
 
     pub fn cmd(&mut self, command: &str) -> Result<Value> {
