@@ -256,7 +256,7 @@ fn start_qemu(folder: &Path) -> Result<Child> {
     ])
     .args([
         "-append",
-        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1",
+        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1 log_buf_len=4M",
     ])
     .args(["-serial", &format!("file:{share}/l1-console.log")])
     .args([

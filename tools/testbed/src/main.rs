@@ -20,6 +20,7 @@ mod status;
 mod stream;
 mod suite;
 mod timeline;
+mod vmm;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,9 @@ enum Command {
     /// The init of L1
     #[command(hide = true)]
     Inside,
+    /// In L1: bring a VF to a state, say so, and stay there until killed
+    #[command(hide = true)]
+    Hold { vf: String, state: String },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
                 Ok(true)
             }
             Command::Inside => inside::main(),
+            Command::Hold { vf, state } => scenario::hold(&vf, &state),
         }
     };
     match run() {

@@ -21,6 +21,18 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const GUEST_MAC: &str = "52:54:00:aa:00:01";
 pub const OTHER_MAC: &str = "52:54:00:aa:00:02";
 
+/// What a healthy kernel never says.
+const COMPLAINTS: [&str; 8] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "DMAR: [DMA",
+    "refcount_t",
+    "blocked for more than",
+    "lockup",
+    "general protection",
+];
+
 pub struct Bed<'a> {
     pub host: &'a Host,
     pub folder: PathBuf,
@@ -115,11 +127,9 @@ impl<'a> Bed<'a> {
     pub fn check_kernel_after(&self, result: Result<()>) -> Result<()> {
         let log = host::kernel_log()?;
         let new = log.get(self.kernel_log_from..).unwrap_or(&log);
-        let complaint = new.lines().find(|line| {
-            ["BUG:", "WARNING:", "Oops", "DMAR: [DMA", "refcount_t"]
-                .iter()
-                .any(|word| line.contains(word))
-        });
+        let complaint = new
+            .lines()
+            .find(|line| COMPLAINTS.iter().any(|word| line.contains(word)));
         match (result, complaint) {
             (Ok(()), Some(line)) => bail!("the kernel complained: {line}"),
             (Err(error), Some(line)) => {

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A guest that programs nonsense while it is captured, and a VMM that maps what it should not.
+
+use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+
+use super::bed::{require_assigned, Bed, SOON};
+use super::vmm_bed::{memory, peer, require_usable, vfs, LAP, MAC};
+use crate::clock::wait_for;
+use crate::status::Status;
+use crate::vmm::device::{Device, BAR_BYTES};
+use crate::vmm::guest::{
+    desc, may_be_written, regs::*, Guest, DESC_BYTES, RX_RING, SLOTS, TX_DATA, TX_RING,
+};
+use crate::vmm::memory::{Memory, PAGE};
+use crate::vmm::migration::State;
+use crate::vmm::traffic::{exchange, exchange_ways, new_numbers, Peer};
+use crate::vmm::{Machine, Random, RAM_BYTES};
+
+/// An IOVA that nobody maps.
+const NOWHERE: u64 = 5 << 30;
+/// The last bytes of RAM.
+const EDGE: u64 = RAM_BYTES as u64 - 16;
+/// RAM with nothing in it, to send from.
+const PATTERN: u64 = 8 << 20;
+/// A ring of more slots than a packet may have descriptors.
+const LONG_RING: usize = 0x20000;
+const LONG_SLOTS: usize = 256;
+const SEED: u64 = 0xbad_0bad;
+const FEW: usize = 5;
+
+/// What the device may be told.
+enum Garbage {
+    /// Registers of the RX queue, which is enabled.
+    Rx(&'static [(usize, u32)]),
+    /// Where RX buffers are.
+    RxBuffers(u64),
+    /// Registers of the TX queue, which is enabled.
+    Tx(&'static [(usize, u32)]),
+    /// One descriptor, in all slots.
+    TxDescs(u64, u32, u32),
+    /// A long ring of descriptors without an end of packet.
+    TxEndless,
+    TxRandom,
+}
+use Garbage::*;
+
+impl Garbage {
+    fn is_rx(&self) -> bool {
+        matches!(self, Rx(_) | RxBuffers(_))
+    }
+}
+
+const BAD: &[&str] = &["bad_rings"];
+const RX_UNMAPPED: &[&str] = &["dropped_rx_unmapped"];
+const TX_UNMAPPED: &[&str] = &["dropped_tx_unmapped"];
+const TX_MALFORMED: &[&str] = &["dropped_tx_malformed"];
+
+/// Each with the counter that has to rise, if any does.
+const CASES: [(&str, Garbage, &[&str]); 20] = [
+    ("an RX ring of length 0", Rx(&[(RDLEN, 0)]), BAD),
+    ("a huge RX ring", Rx(&[(RDLEN, 0xffff_ff80)]), BAD),
+    ("an RX ring of a slot", Rx(&[(RDLEN, 0x10)]), BAD),
+    ("an RX head out of range", Rx(&[(RDH, 0xffff)]), BAD),
+    ("an RX tail out of range", Rx(&[(RDT, 0xffff)]), &[]),
+    ("an RX ring nowhere", Rx(&[(RDBAH, 0x7fff)]), RX_UNMAPPED),
+    (
+        "an RX ring at the end of all addresses",
+        Rx(&[(RDBAH, u32::MAX), (RDBAL, 0xffff_ff80)]),
+        RX_UNMAPPED,
+    ),
+    ("RX buffers nowhere", RxBuffers(NOWHERE), RX_UNMAPPED),
+    (
+        "RX buffers that end behind RAM",
+        RxBuffers(EDGE),
+        RX_UNMAPPED,
+    ),
+    (
+        "RX buffers at the end of all addresses",
+        RxBuffers(u64::MAX - 16),
+        RX_UNMAPPED,
+    ),
+    ("a TX ring of length 0", Tx(&[(TDLEN, 0)]), BAD),
+    ("a huge TX ring", Tx(&[(TDLEN, 0xffff_ff80)]), BAD),
+    ("a TX tail out of range", Tx(&[(TDT, 0xffff)]), &[]),
+    (
+        "a TX ring nowhere",
+        Tx(&[(TDBAH, 0x7fff), (TDT, 9)]),
+        TX_UNMAPPED,
+    ),
+    (
+        "TX buffers that end behind RAM",
+        TxDescs(EDGE, TX_DATA | 300, 300 << 14),
+        TX_UNMAPPED,
+    ),
+    (
+        "frames of 0 bytes",
+        TxDescs(PATTERN, TX_DATA, 0),
+        TX_MALFORMED,
+    ),
+    (
+        "frames of 65535 bytes",
+        TxDescs(PATTERN, TX_DATA | 0xffff, 0xffff << 14),
+        TX_MALFORMED,
+    ),
+    (
+        "a PAYLEN that is not the frame's",
+        TxDescs(PATTERN, TX_DATA | 100, 0x3_ffff << 14),
+        &[],
+    ),
+    ("a packet without an end", TxEndless, TX_MALFORMED),
+    ("random descriptors", TxRandom, TX_UNMAPPED),
+];
+
+pub fn garbage_rings_hurt_only_their_queue(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let peer = peer(bed)?;
+    let memory = memory()?;
+    let machine = Machine::open(&vfs.a, &memory)?;
+    let device = &machine.device;
+    let mut guest = Guest::start(device, &memory, MAC)?;
+    exchange(&mut guest, &peer, LAP)?;
+    let file = device.open_data(State::PreCopy)?;
+    memory.copy_all();
+    for (what, garbage, counters) in &CASES {
+        try_garbage(
+            &vfs.a, device, &memory, &mut guest, &peer, garbage, counters,
+        )
+        .context(*what)?;
+        guest.start_rings()?;
+        exchange(&mut guest, &peer, FEW)
+            .with_context(|| format!("with proper rings after {what}"))?;
+    }
+    // Whatever it was told to do, it wrote where rings and buffers were, and nowhere else.
+    let edge = EDGE as usize / PAGE;
+    let astray: Vec<usize> = memory
+        .differing()
+        .into_iter()
+        .filter(|page| !may_be_written(*page) && *page != edge && *page != LONG_RING / PAGE)
+        .collect();
+    ensure!(astray.is_empty(), "pages were written: {astray:x?}");
+    memory.check_canaries()?;
+    println!(
+        "    {} kinds of garbage; drops: {}",
+        CASES.len(),
+        Status::read(&vfs.a)?.drops()
+    );
+    device.go(State::Running)?;
+    drop(file);
+    require_assigned(&vfs.a)?;
+    exchange(&mut guest, &peer, LAP).map(drop)
+}
+
+fn try_garbage(
+    vf: &str,
+    device: &Device,
+    memory: &Memory,
+    guest: &mut Guest<'_>,
+    peer: &Peer,
+    garbage: &Garbage,
+    counters: &[&str],
+) -> Result<()> {
+    let sum = || -> Result<u64> {
+        let status = Status::read(vf)?;
+        counters.iter().map(|key| status.number(key)).sum()
+    };
+    let before = sum()?;
+    program(device, memory, garbage)?;
+    for number in new_numbers(2 * SLOTS) {
+        peer.send(&peer.frame_to(guest.mac, number))?;
+    }
+    if !counters.is_empty() {
+        wait_for("the garbage to be counted", SOON, || {
+            Ok((sum()? > before).then_some(()))
+        })
+        .with_context(|| format!("{counters:?} stays at {before}"))?;
+    }
+    ensure!(device.state()? == State::PreCopy, "the state changed");
+    // The other direction has not noticed; before it is proved, what was sent above has passed.
+    if garbage.is_rx() {
+        exchange_ways(guest, peer, 0, FEW).context("sending meanwhile")?;
+    } else {
+        guest.skip_arrived()?;
+        exchange_ways(guest, peer, FEW, 0).context("receiving meanwhile")?;
+    }
+    Ok(())
+}
+
+fn program(device: &Device, memory: &Memory, garbage: &Garbage) -> Result<()> {
+    let restart = |control: usize, registers: &[(usize, u32)]| {
+        device.write32(control, 0)?;
+        // The worker has to see a ring that is off between two that are on.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        for (at, value) in registers {
+            device.write32(*at, *value)?;
+        }
+        device.write32(control, ENABLE)
+    };
+    let fill = |descs: &mut dyn FnMut() -> [u8; DESC_BYTES]| {
+        for slot in 0..SLOTS {
+            memory.write(TX_RING + slot * DESC_BYTES, &descs());
+        }
+        restart(TXDCTL, &[(TDH, 0), (TDT, SLOTS as u32 - 1)])
+    };
+    match garbage {
+        Rx(registers) => restart(RXDCTL, registers),
+        Tx(registers) => restart(TXDCTL, registers),
+        RxBuffers(address) => {
+            for slot in 0..SLOTS {
+                memory.write(RX_RING + slot * DESC_BYTES, &desc(*address, 0, 0));
+            }
+            restart(RXDCTL, &[(RDH, 0), (RDT, SLOTS as u32 - 1)])
+        }
+        TxDescs(address, low, high) => fill(&mut || desc(*address, *low, *high)),
+        TxEndless => {
+            for slot in 0..LONG_SLOTS {
+                let low = TX_DATA & !(1 << 24) | 100;
+                memory.write(
+                    LONG_RING + slot * DESC_BYTES,
+                    &desc(PATTERN, low, 100 << 14),
+                );
+            }
+            restart(
+                TXDCTL,
+                &[
+                    (TDBAL, LONG_RING as u32),
+                    (TDLEN, (LONG_SLOTS * DESC_BYTES) as u32),
+                    (TDH, 0),
+                    (TDT, LONG_SLOTS as u32 - 1),
+                ],
+            )
+        }
+        TxRandom => {
+            let mut random = Random::new(SEED);
+            fill(&mut || {
+                // No segmentation: by a context without a size it is QEMU's patience that would be tried.
+                let low = random.number() as u32 & !(1 << 31) | 1 << 24;
+                desc(random.number() | 1 << 40, low, random.number() as u32)
+            })
+        }
+    }
+}
+
+pub fn control_page_mapped_is_unmigratable(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let peer = peer(bed)?;
+    let memory = memory()?;
+    {
+        let machine = Machine::open(&vfs.a, &memory)?;
+        let device = &machine.device;
+        let mut guest = Guest::start(device, &memory, MAC)?;
+        let whole = device.map(0..BAR_BYTES).context("all of BAR 0")?;
+        // STATUS, by the mapping and trapped: full duplex, link up.
+        ensure!(
+            whole.read32(8) & 3 == device.read32(8)? & 3,
+            "the mapped control page shows something else"
+        );
+        for again in ["", " again", " with the page unmapped"] {
+            let refused = device.try_state(State::PreCopy as u32).err();
+            ensure!(
+                refused == Some(Errno::EOPNOTSUPP),
+                "PRE_COPY{again}: {refused:?}"
+            );
+            ensure!(device.state()? == State::Running, "not RUNNING any more");
+            if again == " again" {
+                drop(device.map(0..PAGE).context("page 0 once more")?);
+            }
+        }
+        drop(whole);
+        device.go(State::Stop)?;
+        device.go(State::Running)?;
+        exchange(&mut guest, &peer, LAP).context("not migratable, but assigned")?;
+        require_assigned(&vfs.a)?;
+    }
+    let machine = Machine::open(&vfs.a, &memory)?;
+    let device = &machine.device;
+    let mut guest = Guest::start(device, &memory, MAC)?;
+    let file = device
+        .open_data(State::PreCopy)
+        .context("after close and open")?;
+    for (part, allowed) in [
+        (0..PAGE, false),
+        (0..BAR_BYTES, false),
+        (PAGE..BAR_BYTES, true),
+        (2 * PAGE..3 * PAGE, true),
+    ] {
+        let mapped = device.map(part.clone()).map(drop);
+        let expected = if allowed { Ok(()) } else { Err(Errno::EBUSY) };
+        ensure!(
+            mapped == expected,
+            "mapping {part:x?} while captured: {mapped:?}"
+        );
+    }
+    exchange(&mut guest, &peer, LAP).context("captured")?;
+    device.go(State::Running)?;
+    drop(file);
+    require_usable(&vfs.a, &machine, &memory, &peer)
+}

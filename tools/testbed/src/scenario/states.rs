@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The states of migration: a random walk through them, and a VMM that dies in each.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{anyhow, bail, ensure, Context, Result};
+use nix::errno::Errno;
+
+use super::bed::{require_assigned, Bed};
+use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
+use crate::clock::now_ns;
+use crate::vmm::guest::Guest;
+use crate::vmm::memory::Memory;
+use crate::vmm::migration::{errno, precopy_info, read_precopy, save, State};
+use crate::vmm::traffic::{drain, exchange, new_numbers, Peer};
+use crate::vmm::{Machine, Random};
+
+/// What a VMM is doing when it is killed.
+const HELD: [&str; 10] = [
+    "running",
+    "pre-copy",
+    "running-with-file",
+    "pre-copy-p2p",
+    "stop-copy",
+    "running-p2p",
+    "stop",
+    "resuming",
+    "resuming-half",
+    "resuming-whole",
+];
+/// Kills at a random moment of a walk through all states.
+const KILLS: usize = 6;
+const MOST_MS_TO_LIVE: usize = 400;
+
+pub fn closed_in_every_state(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let peer = peer(bed)?;
+    let memory = memory()?;
+    let mut random = Random::new(now_ns());
+    let moments = HELD.into_iter().chain([&"all"; KILLS].into_iter().copied());
+    for moment in moments {
+        let kill_after = if moment == "all" {
+            Duration::from_millis(random.below(MOST_MS_TO_LIVE) as u64)
+        } else {
+            Duration::ZERO
+        };
+        let wrap = || format!("killed in {moment}, {} ms later", kill_after.as_millis());
+        kill(&vfs.a, moment, kill_after, &peer).with_context(wrap)?;
+        let machine = Machine::open(&vfs.a, &memory).with_context(wrap)?;
+        require_usable(&vfs.a, &machine, &memory, &peer).with_context(wrap)?;
+    }
+    memory.check_canaries()
+}
+
+/// Starts a VMM, lets it get where it is to die, and kills it with frames under way.
+fn kill(vf: &str, moment: &str, after: Duration, peer: &Peer) -> Result<()> {
+    let mut child = Command::new("/proc/self/exe")
+        .args(["hold", vf, moment])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start a VMM")?;
+    let waited = wait_held(&mut child);
+    if waited.is_ok() {
+        let numbers = new_numbers(100);
+        for number in numbers {
+            peer.send(&peer.frame_to(MAC, number))?;
+        }
+        std::thread::sleep(after);
+    }
+    let early = child.try_wait()?;
+    child.kill()?;
+    let status = child.wait()?;
+    waited?;
+    ensure!(early.is_none(), "the VMM ended by itself: {status}");
+    Ok(())
+}
+
+fn wait_held(child: &mut Child) -> Result<()> {
+    let mut line = String::new();
+    let words = child.stdout.take().context("no words of the VMM")?;
+    // Ends when the child does, at the latest.
+    BufReader::new(words).read_line(&mut line)?;
+    ensure!(line.trim() == "held", "the VMM did not get there");
+    Ok(())
+}
+
+/// The VMM that is killed: brings a VF to a state, says so, and serves its rings until the end.
+pub fn hold(vf: &str, moment: &str) -> Result<bool> {
+    let memory = memory()?;
+    let machine = Machine::open(vf, &memory)?;
+    let device = &machine.device;
+    let mut guest = Guest::start(device, &memory, MAC)?;
+    let mut files = Vec::new();
+    match moment {
+        "running" | "all" => {}
+        "pre-copy" => files.push(device.open_data(State::PreCopy)?),
+        "running-with-file" => {
+            files.push(device.open_data(State::PreCopy)?);
+            device.go(State::Running)?;
+        }
+        "pre-copy-p2p" => {
+            files.push(device.open_data(State::PreCopy)?);
+            device.go(State::PreCopyP2p)?;
+        }
+        "stop-copy" => files.push(save(device, || Ok(()))?.1),
+        "running-p2p" => device.go(State::RunningP2p)?,
+        "stop" => device.go(State::Stop)?,
+        "resuming" | "resuming-half" | "resuming-whole" => {
+            let (image, file) = save(device, || Ok(()))?;
+            drop(file);
+            let mut file = device.open_data(State::Resuming)?;
+            let bytes = match moment {
+                "resuming" => 0,
+                "resuming-half" => image.len() / 2,
+                _ => image.len(),
+            };
+            file.write_all(&image[..bytes])?;
+            files.push(file);
+        }
+        _ => bail!("no state is called {moment}"),
+    }
+    println!("held");
+    std::io::stdout().flush()?;
+    loop {
+        if moment == "all" {
+            let (_, file) = save(device, || Ok(()))?;
+            device.go(State::Running)?;
+            drop(file);
+        }
+        drain(&mut guest)?;
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+const STEPS: usize = 600;
+/// A number here repeats a walk.
+const SEED: Option<u64> = None;
+/// Frames each way to see that the guest is alive.
+const FEW: usize = 3;
+
+/// Where `vfio_mig_get_next_state()` goes first on the way from one state to another, by VFIO's numbers; 0 is no way.
+const NEXT: [[u32; 8]; 8] = [
+    [0; 8],
+    [0, 1, 5, 3, 4, 5, 5, 5],
+    [0, 5, 2, 5, 5, 5, 6, 5],
+    [0, 1, 1, 3, 1, 1, 0, 0],
+    [0, 1, 1, 1, 4, 1, 1, 1],
+    [0, 1, 2, 1, 1, 5, 2, 7],
+    [0, 2, 2, 7, 2, 2, 6, 7],
+    [0, 5, 5, 3, 5, 5, 6, 7],
+];
+
+/// What the device must be like after all that was done to it.
+struct Walk<'a> {
+    vf: &'a str,
+    machine: &'a Machine,
+    memory: &'a Memory,
+    peer: &'a Peer,
+    image: &'a [u8],
+    random: Random,
+    state: State,
+    /// The guest's rings are set up, and nobody loaded others.
+    guest: Option<Guest<'a>>,
+    files: Vec<Data>,
+    /// The file of the session, if there is one.
+    session: Option<usize>,
+    /// Bytes of the image that the session has taken; none if it took something else.
+    loaded: Option<usize>,
+    opened: usize,
+    trace: Vec<String>,
+}
+
+struct Data {
+    file: File,
+    id: usize,
+    saving: bool,
+}
+
+pub fn every_arc_from_every_state(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let peer = peer(bed)?;
+    let memory = memory()?;
+    let machine = Machine::open(&vfs.a, &memory)?;
+    let device = &machine.device;
+    let mut guest = Guest::start(device, &memory, MAC)?;
+    exchange(&mut guest, &peer, LAP)?;
+    let (image, file) = save(device, || Ok(()))?;
+    device.go(State::Running)?;
+    drop(file);
+    let seed = SEED.unwrap_or_else(now_ns);
+    println!("    seed {seed}");
+    let _quiet = QuietConsole::new()?;
+    let mut walk = Walk {
+        vf: &vfs.a,
+        machine: &machine,
+        memory: &memory,
+        peer: &peer,
+        image: &image,
+        random: Random::new(seed),
+        state: State::Running,
+        guest: Some(guest),
+        files: Vec::new(),
+        session: None,
+        loaded: None,
+        opened: 0,
+        trace: Vec::new(),
+    };
+    let stop = AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        // Whoever looks on must neither see nonsense nor be in the way.
+        let looking = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                device.state()?;
+                ensure!(
+                    device.data_bytes()? > 0,
+                    "STOP_COPY is said to yield nothing"
+                );
+                crate::status::Status::read(&vfs.a)?;
+            }
+            Ok(())
+        });
+        let walked = (0..STEPS).try_for_each(|_| walk.step());
+        stop.store(true, Ordering::Relaxed);
+        let looked = looking
+            .join()
+            .map_err(|_| anyhow!("the onlooker panicked"))?;
+        walked.and(looked)
+    });
+    result.with_context(|| {
+        let last = walk.trace.iter().rev().take(12).rev();
+        let last: Vec<&str> = last.map(String::as_str).collect();
+        format!("seed {seed}, at the end of: {}", last.join(", "))
+    })?;
+    println!("    {}", walk.tally());
+    walk.files.clear();
+    device.reset()?;
+    require_usable(&vfs.a, &machine, &memory, &peer)?;
+    memory.check_canaries()
+}
+
+impl Walk<'_> {
+    fn tally(&self) -> String {
+        let count = |word: &str| self.trace.iter().filter(|t| t.starts_with(word)).count();
+        format!(
+            "{STEPS} steps: {} arcs, {} refused, {} files, {} resets, {} times traffic",
+            count("-> "),
+            count("refused"),
+            self.opened,
+            count("reset"),
+            count("traffic")
+        )
+    }
+
+    fn step(&mut self) -> Result<()> {
+        match self.random.below(20) {
+            0..=9 => self.arc()?,
+            10 | 11 => self.close(),
+            12 | 13 => self.read()?,
+            14..=16 => self.write()?,
+            17 => self.reset()?,
+            _ => self.traffic()?,
+        }
+        let state = self.machine.device.state()?;
+        ensure!(
+            state == self.state,
+            "it says {state:?} where it is {:?}",
+            self.state
+        );
+        Ok(())
+    }
+
+    fn arc(&mut self) -> Result<()> {
+        let to = self.random.below(9) as u32;
+        let from = self.state as u32;
+        let result = self.machine.device.try_state(to);
+        let mut state = from;
+        let mut opens = false;
+        let mut expected = Ok(());
+        while state != to {
+            let next = NEXT[state as usize].get(to as usize).copied().unwrap_or(0);
+            if next == 0 {
+                expected = Err(Errno::EINVAL);
+                break;
+            }
+            let arc = (State::from_number(state), State::from_number(next));
+            if arc == (Some(State::Resuming), Some(State::Stop))
+                && self.loaded != Some(self.image.len())
+            {
+                expected = Err(Errno::EINVAL);
+                break;
+            }
+            opens = self.pass(arc);
+            state = next;
+        }
+        self.trace.push(match expected {
+            Ok(()) => format!("-> {to}"),
+            Err(_) => format!("refused {to}"),
+        });
+        self.state = State::from_number(state).context("no state")?;
+        match (result, expected) {
+            (Ok(file), Ok(())) => {
+                ensure!(
+                    file.is_some() == opens,
+                    "{from} -> {to}: a data file: {}",
+                    file.is_some()
+                );
+                if let Some(file) = file {
+                    let saving = self.state != State::Resuming;
+                    self.opened += 1;
+                    self.files.push(Data {
+                        file,
+                        id: self.opened,
+                        saving,
+                    });
+                    self.session = Some(self.opened);
+                    self.loaded = (!saving).then_some(0);
+                }
+                Ok(())
+            }
+            (Err(error), Err(wanted)) => {
+                ensure!(error == wanted, "{from} -> {to}: {error}, not {wanted}");
+                Ok(())
+            }
+            (result, expected) => bail!("{from} -> {to}: {result:?}, expected {expected:?}"),
+        }
+    }
+
+    /// What an arc does to a session: whether it yields a file.
+    fn pass(&mut self, arc: (Option<State>, Option<State>)) -> bool {
+        use State::*;
+        match arc {
+            (Some(PreCopy), Some(Running))
+            | (Some(PreCopyP2p), Some(RunningP2p))
+            | (Some(StopCopy), Some(Stop)) => self.session = None,
+            (Some(Resuming), Some(Stop)) => {
+                self.session = None;
+                // The rings of the image are those of another time.
+                self.guest = None;
+            }
+            (Some(Running), Some(PreCopy))
+            | (Some(RunningP2p), Some(PreCopyP2p))
+            | (Some(Stop), Some(StopCopy | Resuming)) => return true,
+            _ => {}
+        }
+        false
+    }
+
+    fn close(&mut self) {
+        if !self.files.is_empty() {
+            let at = self.random.below(self.files.len());
+            let data = self.files.swap_remove(at);
+            self.trace.push(format!("close {}", data.id));
+        }
+    }
+
+    fn read(&mut self) -> Result<()> {
+        if self.files.is_empty() {
+            return Ok(());
+        }
+        let at = self.random.below(self.files.len());
+        let length = 1 + self.random.below(300);
+        let data = &mut self.files[at];
+        self.trace.push(format!("read {}", data.id));
+        let live = self.session == Some(data.id);
+        let result = data.file.read(&mut vec![0; length]).map_err(|e| errno(&e));
+        let precopy = matches!(self.state, State::PreCopy | State::PreCopyP2p);
+        let legal = match (data.saving, live) {
+            (false, _) => result == Err(Errno::EBADF),
+            (true, false) => result == Err(Errno::ENODEV),
+            (true, true) if precopy => {
+                matches!(result, Ok(1..) | Err(Errno::ENOMSG))
+            }
+            (true, true) => result.is_ok(),
+        };
+        ensure!(legal, "file {} in {:?}: {result:?}", data.id, self.state);
+        let info = precopy_info(&data.file);
+        let legal = match (data.saving, live) {
+            (false, _) => info == Err(Errno::ENOTTY),
+            (true, true) if precopy => info.is_ok(),
+            (true, _) => matches!(info, Err(Errno::EINVAL | Errno::ENODEV)),
+        };
+        ensure!(legal, "info of {} in {:?}: {info:?}", data.id, self.state);
+        if live && precopy && length % 2 == 0 {
+            read_precopy(&mut data.file, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        // The file of a session more often than one that is dead.
+        let live = self.files.iter().position(|f| Some(f.id) == self.session);
+        let at = match live {
+            Some(at) if self.random.below(4) > 0 => at,
+            _ if self.files.is_empty() => return Ok(()),
+            _ => self.random.below(self.files.len()),
+        };
+        let data = &mut self.files[at];
+        self.trace.push(format!("write {}", data.id));
+        let live = self.session == Some(data.id);
+        let good = self.loaded.filter(|_| self.random.below(8) > 0);
+        let bytes = match good {
+            Some(from) if self.random.below(2) > 0 => &self.image[from..],
+            Some(from) => {
+                let to = from + self.random.below(self.image.len() - from + 1);
+                &self.image[from..to]
+            }
+            None => &[0xee; 100],
+        };
+        let bytes = bytes.to_vec();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let result = data.file.write(&bytes).map_err(|e| errno(&e));
+        let legal = match (data.saving, live) {
+            (true, _) => result == Err(Errno::EBADF),
+            (false, false) => result == Err(Errno::ENODEV),
+            (false, true) if good.is_some() => result == Ok(bytes.len()),
+            // A length that garbage says may be waited for.
+            (false, true) => matches!(result, Ok(_) | Err(Errno::EINVAL)),
+        };
+        ensure!(legal, "file {} in {:?}: {result:?}", data.id, self.state);
+        if live && !data.saving {
+            self.loaded = good.map(|from| from + bytes.len());
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.trace.push("reset".into());
+        self.machine.device.reset()?;
+        self.state = State::Running;
+        (self.session, self.loaded, self.guest) = (None, None, None);
+        Ok(())
+    }
+
+    fn traffic(&mut self) -> Result<()> {
+        // In the other states no vCPU runs.
+        if !matches!(self.state, State::Running | State::PreCopy) {
+            return Ok(());
+        }
+        self.trace.push("traffic".into());
+        let (device, memory) = (&self.machine.device, self.memory);
+        let mut guest = match self.guest.take() {
+            Some(guest) => guest,
+            None => Guest::start(device, memory, MAC)?,
+        };
+        exchange(&mut guest, self.peer, FEW)?;
+        self.guest = Some(guest);
+        if self.state == State::Running && self.files.is_empty() {
+            require_assigned(self.vf)?;
+        }
+        Ok(())
+    }
+}

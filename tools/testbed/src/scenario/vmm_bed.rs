@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the scenarios without an L2 have in common.
+
+use anyhow::{ensure, Context, Result};
+
+use super::bed::{require_assigned, Bed, Vfs};
+use crate::command;
+use crate::vmm::guest::{Guest, Mac};
+use crate::vmm::memory::Memory;
+use crate::vmm::migration::State;
+use crate::vmm::traffic::{exchange, Peer};
+use crate::vmm::{Machine, RAM_BYTES};
+
+pub const MAC: Mac = [0x52, 0x54, 0x00, 0xaa, 0x00, 0x03];
+/// Enough to go around a ring once.
+pub const LAP: usize = 80;
+
+pub fn peer(bed: &Bed) -> Result<Peer> {
+    Peer::open(&bed.host.client_netdev)
+}
+
+pub fn memory() -> Result<Memory> {
+    Memory::new(RAM_BYTES)
+}
+
+/// VFs whose guests choose their address.
+pub fn vfs(bed: &Bed) -> Result<Vfs> {
+    bed.vfs(None, None)
+}
+
+/// A device that is as good as new: RUNNING, assigned, and a driver makes it move frames.
+pub fn require_usable(vf: &str, machine: &Machine, memory: &Memory, peer: &Peer) -> Result<()> {
+    let state = machine.device.state()?;
+    ensure!(state == State::Running, "{vf} is {state:?}, not RUNNING");
+    require_assigned(vf)?;
+    let mut guest =
+        Guest::start(&machine.device, memory, MAC).context("the driver cannot start")?;
+    exchange(&mut guest, peer, LAP).map(drop)
+}
+
+/// Keeps the driver's messages off the console while an adversary provokes one after the other; the log has them.
+pub struct QuietConsole(String);
+
+const PRINTK: &str = "/proc/sys/kernel/printk";
+
+impl QuietConsole {
+    pub fn new() -> Result<Self> {
+        let before = command::read(PRINTK)?;
+        // KERN_ERR and worse.
+        command::write(PRINTK, "4")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for QuietConsole {
+    fn drop(&mut self) {
+        let _ = command::write(PRINTK, self.0.trim());
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A VFIO device: configuration space, BAR 0 (the control page by read and write, the rest mapped), reset and features.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
+use vfio_bindings::bindings::vfio;
+
+use super::container::Container;
+use super::memory::PAGE;
+use crate::clock::wait_for;
+
+mod ioctl {
+    use nix::{ioctl_none_bad, ioctl_readwrite_bad, request_code_none};
+    use vfio_bindings::bindings::vfio;
+
+    const fn code(number: u32) -> u64 {
+        request_code_none!(vfio::VFIO_TYPE, vfio::VFIO_BASE + number)
+    }
+
+    ioctl_readwrite_bad!(region_info, code(8), super::RegionInfo);
+    ioctl_none_bad!(reset, code(11));
+    ioctl_readwrite_bad!(feature, code(17), vfio::vfio_device_feature);
+}
+
+pub const BAR_BYTES: usize = 0x4000;
+/// What is not mapped: it traps.
+pub const CONTROL_PAGE: Range<usize> = 0..PAGE;
+const COMMAND: u64 = 4;
+const MEMORY_AND_MASTER: u16 = 6;
+
+/// `vfio_region_info` with room for a sparse-mmap capability of a few areas.
+#[repr(C)]
+pub struct RegionInfo {
+    info: vfio::vfio_region_info,
+    caps: [u32; 64],
+}
+
+/// A feature and its payload.
+#[repr(C)]
+struct Feature<T> {
+    argsz: u32,
+    flags: u32,
+    payload: T,
+}
+
+pub struct Device {
+    // Unmapped before the file is closed: a mapping keeps a device open.
+    rings: Mapping,
+    bar: u64,
+    config: u64,
+    file: File,
+}
+
+impl Device {
+    pub fn open(container: &Container, bdf: &str) -> Result<Self> {
+        let file = container.device(bdf)?;
+        let bar = region(&file, vfio::VFIO_PCI_BAR0_REGION_INDEX)?;
+        ensure!(
+            bar.info.size == BAR_BYTES as u64,
+            "BAR 0 has {:#x} bytes",
+            bar.info.size
+        );
+        let areas = bar.sparse_areas();
+        ensure!(
+            matches!(&areas[..], [area] if *area == (PAGE as u64..BAR_BYTES as u64)),
+            "BAR 0 is to be mapped at {areas:x?}"
+        );
+        let config = region(&file, vfio::VFIO_PCI_CONFIG_REGION_INDEX)?
+            .info
+            .offset;
+        let rings = Mapping::new(&file, bar.info.offset, PAGE..BAR_BYTES)
+            .context("cannot map the rings' pages")?;
+        Ok(Self {
+            rings,
+            bar: bar.info.offset,
+            config,
+            file,
+        })
+    }
+
+    /// Reads a register the way a guest's access gets there: trapped in the control page, else by the mapping.
+    pub fn read32(&self, at: usize) -> Result<u32> {
+        if !CONTROL_PAGE.contains(&at) {
+            return Ok(self.rings.read32(at));
+        }
+        let mut bytes = [0; 4];
+        self.file
+            .read_exact_at(&mut bytes, self.bar + at as u64)
+            .with_context(|| format!("cannot read register {at:#x}"))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    pub fn write32(&self, at: usize, value: u32) -> Result<()> {
+        if !CONTROL_PAGE.contains(&at) {
+            self.rings.write32(at, value);
+            return Ok(());
+        }
+        self.file
+            .write_all_at(&value.to_le_bytes(), self.bar + at as u64)
+            .with_context(|| format!("cannot write register {at:#x}"))
+    }
+
+    /// Memory decoding and bus mastering on, as a driver's probe does.
+    pub fn enable(&self) -> Result<()> {
+        let mut command = [0; 2];
+        self.file
+            .read_exact_at(&mut command, self.config + COMMAND)?;
+        let command = u16::from_le_bytes(command) | MEMORY_AND_MASTER;
+        self.file
+            .write_all_at(&command.to_le_bytes(), self.config + COMMAND)
+            .context("cannot write PCI_COMMAND")
+    }
+
+    /// `VFIO_DEVICE_RESET`; the lock of the device may be taken for the moment.
+    pub fn reset(&self) -> Result<()> {
+        wait_for("VFIO_DEVICE_RESET", Duration::from_secs(10), || {
+            // SAFETY: Takes nothing.
+            match unsafe { ioctl::reset(self.file.as_raw_fd()) } {
+                Ok(_) => Ok(Some(())),
+                Err(Errno::EAGAIN) => Ok(None),
+                Err(error) => Err(error).context("VFIO_DEVICE_RESET failed"),
+            }
+        })
+    }
+
+    /// Maps a part of BAR 0, whether that is wise or not.
+    pub fn map(&self, part: Range<usize>) -> nix::Result<Mapping> {
+        Mapping::new(&self.file, self.bar, part)
+    }
+
+    /// `VFIO_DEVICE_FEATURE` with its flags; `payload` goes in and comes out.
+    ///
+    /// # Safety
+    ///
+    /// `T` must be what the kernel expects for the feature.
+    pub unsafe fn feature<T>(&self, flags: u32, payload: &mut T) -> nix::Result<()>
+    where
+        T: Copy,
+    {
+        const { assert!(align_of::<T>() <= 8) };
+        let mut feature = Feature {
+            argsz: size_of::<Feature<T>>() as u32,
+            flags,
+            payload: *payload,
+        };
+        // SAFETY: The structure starts as the kernel's does and is as long as it says.
+        let result = unsafe { ioctl::feature(self.file.as_raw_fd(), (&raw mut feature).cast()) };
+        *payload = feature.payload;
+        result.map(drop)
+    }
+}
+
+fn region(file: &File, index: u32) -> Result<RegionInfo> {
+    let mut region = RegionInfo {
+        info: vfio::vfio_region_info {
+            argsz: size_of::<RegionInfo>() as u32,
+            index,
+            ..Default::default()
+        },
+        caps: [0; 64],
+    };
+    // SAFETY: The structure is as long as it says.
+    unsafe { ioctl::region_info(file.as_raw_fd(), &mut region) }
+        .with_context(|| format!("no region {index}"))?;
+    Ok(region)
+}
+
+impl RegionInfo {
+    /// What may be mapped, as the sparse-mmap capability says.
+    fn sparse_areas(&self) -> Vec<Range<u64>> {
+        let word = |at: usize| {
+            let at = at.checked_sub(size_of::<vfio::vfio_region_info>());
+            at.and_then(|at| self.caps.get(at / 4)).copied()
+        };
+        let wide = |at| Some(u64::from(word(at)?) | u64::from(word(at + 4)?) << 32);
+        let mut areas = Vec::new();
+        let mut at = self.info.cap_offset as usize;
+        // id u16, version u16, next u32; then the number of areas, reserved, and offset and size of each.
+        while let (Some(id), Some(next)) = (word(at), word(at + 4)) {
+            if id & 0xffff == vfio::VFIO_REGION_INFO_CAP_SPARSE_MMAP {
+                for n in 0..word(at + 8).unwrap_or(0) as usize {
+                    let area = at + 16 + 16 * n;
+                    if let (Some(offset), Some(size)) = (wide(area), wide(area + 8)) {
+                        areas.push(offset..offset + size);
+                    }
+                }
+            }
+            if next == 0 {
+                break;
+            }
+            at = next as usize;
+        }
+        areas
+    }
+}
+
+/// A part of BAR 0 in our address space.
+pub struct Mapping {
+    base: std::ptr::NonNull<u32>,
+    part: Range<usize>,
+}
+
+// SAFETY: Registers are only accessed one volatile word at a time, which any thread may do.
+unsafe impl Send for Mapping {}
+// SAFETY: As above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(file: &File, bar: u64, part: Range<usize>) -> nix::Result<Self> {
+        // SAFETY: A new shared mapping of a device's registers; it aliases nothing of this program.
+        let base = unsafe {
+            mmap(
+                None,
+                NonZeroUsize::new(part.len()).ok_or(Errno::EINVAL)?,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                file,
+                (bar + part.start as u64) as i64,
+            )
+        }?;
+        Ok(Self {
+            base: base.cast(),
+            part,
+        })
+    }
+
+    fn at(&self, at: usize) -> *mut u32 {
+        assert!(
+            at % 4 == 0 && self.part.contains(&at),
+            "no register at {at:#x}"
+        );
+        // SAFETY: Within the mapping, as just checked.
+        unsafe { self.base.as_ptr().add((at - self.part.start) / 4) }
+    }
+
+    pub fn read32(&self, at: usize) -> u32 {
+        // SAFETY: Within the mapping and aligned.
+        unsafe { self.at(at).read_volatile() }
+    }
+
+    pub fn write32(&self, at: usize, value: u32) {
+        // SAFETY: Within the mapping and aligned.
+        unsafe { self.at(at).write_volatile(value) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: Made by `new`, and nobody has its addresses.
+        unsafe {
+            let _ = munmap(self.base.cast(), self.part.len());
+        }
+    }
+}
