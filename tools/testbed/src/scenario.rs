@@ -7,11 +7,13 @@ mod bed;
 mod demo;
 mod garbage;
 mod interruptions;
+mod killed;
 mod network;
-mod states;
+mod races;
 mod stream;
 mod tracking;
 mod vmm_bed;
+mod walk;
 
 use std::path::Path;
 use std::time::Instant;
@@ -21,7 +23,7 @@ use anyhow::{Context, Result};
 use crate::host::Host;
 use crate::job::{self, Outcome, Verdict};
 use bed::Bed;
-pub use states::hold;
+pub use killed::hold;
 
 pub struct Scenario {
     pub name: &'static str,
@@ -54,9 +56,10 @@ pub const ALL: &[Scenario] = scenarios! {
     network::jumbo_frames: "frames of 8 KiB before and after",
     stream::altered_images_are_refused: "images cut, altered, foreign: refused with a reason, the VF is usable",
     tracking::dirty_bitmap_is_exact: "every page that the device wrote is reported, and no other",
-    tracking::unmap_races_pin: "rule 6: unmapping the page that is being pinned",
-    states::closed_in_every_state: "rule 10: a VMM killed in every state of its device",
-    states::every_arc_from_every_state: "a random walk over states, files and resets",
+    races::unmap_races_pin: "rule 6: unmapping the page that is being pinned",
+    races::resets_race_guest_memory: "rule 9: resets while the worker writes to RAM, or to the BAR that is being reset",
+    killed::closed_in_every_state: "rule 10: a VMM killed in every state of its device",
+    walk::every_arc_from_every_state: "a random walk over states, files and resets",
     garbage::garbage_rings_hurt_only_their_queue: "rings, tails and descriptors that make no sense",
     garbage::control_page_mapped_is_unmigratable: "a VMM that maps all of BAR 0",
 };

@@ -14,8 +14,8 @@ pub mod traffic;
 use anyhow::{Context, Result};
 
 use container::Container;
-use device::Device;
-use memory::Memory;
+use device::{Device, Mapping, BAR_BYTES};
+use memory::{Memory, PAGE};
 
 /// RAM of a test machine, mapped at IOVA 0.
 pub const RAM_BYTES: usize = 64 << 20;
@@ -31,7 +31,7 @@ impl Machine {
     pub fn open(bdf: &str, memory: &Memory) -> Result<Self> {
         let container = Container::open(bdf)?;
         container
-            .map(0, memory, 0..memory.len())
+            .map(0, memory.address(0), memory.len())
             .context("cannot map memory")?;
         Self::in_container(bdf, container)
     }
@@ -42,6 +42,21 @@ impl Machine {
             device: Device::open(&container, bdf)?,
             container,
         })
+    }
+}
+
+/// Where [`Machine::map_bar`] maps BAR 0.
+pub const BAR_IOVA: u64 = 8 << 30;
+
+impl Machine {
+    /// Makes the VF's own BAR 0, but for the control page, reachable for its DMA, as QEMU does for peers.
+    pub fn map_bar(&self) -> Result<Mapping> {
+        let part = PAGE..BAR_BYTES;
+        let bar = self.device.map(part.clone())?;
+        self.container
+            .map(BAR_IOVA + part.start as u64, bar.address(), part.len())
+            .context("cannot map the BAR")?;
+        Ok(bar)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::vmm::guest::{
 use crate::vmm::memory::{Memory, PAGE};
 use crate::vmm::migration::State;
 use crate::vmm::traffic::{exchange, exchange_ways, new_numbers, Peer};
-use crate::vmm::{Machine, Random, RAM_BYTES};
+use crate::vmm::{Machine, Random, BAR_IOVA, RAM_BYTES};
 
 /// An IOVA that nobody maps.
 const NOWHERE: u64 = 5 << 30;
@@ -26,6 +26,7 @@ const PATTERN: u64 = 8 << 20;
 /// A ring of more slots than a packet may have descriptors.
 const LONG_RING: usize = 0x20000;
 const LONG_SLOTS: usize = 256;
+const BAR_HIGH: u32 = (BAR_IOVA >> 32) as u32;
 const SEED: u64 = 0xbad_0bad;
 const FEW: usize = 5;
 
@@ -57,7 +58,7 @@ const TX_UNMAPPED: &[&str] = &["dropped_tx_unmapped"];
 const TX_MALFORMED: &[&str] = &["dropped_tx_malformed"];
 
 /// Each with the counter that has to rise, if any does.
-const CASES: [(&str, Garbage, &[&str]); 20] = [
+const CASES: [(&str, Garbage, &[&str]); 25] = [
     ("an RX ring of length 0", Rx(&[(RDLEN, 0)]), BAD),
     ("a huge RX ring", Rx(&[(RDLEN, 0xffff_ff80)]), BAD),
     ("an RX ring of a slot", Rx(&[(RDLEN, 0x10)]), BAD),
@@ -80,6 +81,21 @@ const CASES: [(&str, Garbage, &[&str]); 20] = [
         RxBuffers(u64::MAX - 16),
         RX_UNMAPPED,
     ),
+    (
+        "an RX ring in the BAR, over the TX registers",
+        Rx(&[(RDBAH, BAR_HIGH), (RDBAL, 0x3800)]),
+        &[],
+    ),
+    (
+        "RX buffers in the BAR, over the RX registers",
+        RxBuffers(BAR_IOVA + 0x2800),
+        &[],
+    ),
+    (
+        "RX buffers in the BAR, over the TX registers",
+        RxBuffers(BAR_IOVA + 0x3800),
+        &[],
+    ),
     ("a TX ring of length 0", Tx(&[(TDLEN, 0)]), BAD),
     ("a huge TX ring", Tx(&[(TDLEN, 0xffff_ff80)]), BAD),
     ("a TX tail out of range", Tx(&[(TDT, 0xffff)]), &[]),
@@ -92,6 +108,16 @@ const CASES: [(&str, Garbage, &[&str]); 20] = [
         "TX buffers that end behind RAM",
         TxDescs(EDGE, TX_DATA | 300, 300 << 14),
         TX_UNMAPPED,
+    ),
+    (
+        "a TX ring in the BAR, over its own registers",
+        Tx(&[(TDBAH, BAR_HIGH), (TDBAL, 0x3800), (TDT, 9)]),
+        &[],
+    ),
+    (
+        "TX buffers in the BAR",
+        TxDescs(BAR_IOVA + 0x2800, TX_DATA | 100, 100 << 14),
+        &[],
     ),
     (
         "frames of 0 bytes",
@@ -120,23 +146,52 @@ pub fn garbage_rings_hurt_only_their_queue(bed: &Bed) -> Result<()> {
     let device = &machine.device;
     let mut guest = Guest::start(device, &memory, MAC)?;
     exchange(&mut guest, &peer, LAP)?;
+    let bar = machine.map_bar()?;
     let file = device.open_data(State::PreCopy)?;
+    // Substituted pages cannot be pinned; what matters is that asking for it ends.
+    let mapped = machine.container.map(2 * BAR_IOVA, bar.address(), PAGE);
+    ensure!(mapped.is_ok(), "page 1, captured: {mapped:?}");
+    let mapped = machine
+        .container
+        .map(3 * BAR_IOVA, bar.address() + PAGE as u64, 2 * PAGE);
+    ensure!(
+        mapped == Err(Errno::EFAULT),
+        "pages 2 and 3, captured: {mapped:?}"
+    );
     memory.copy_all();
     for (what, garbage, counters) in &CASES {
         try_garbage(
             &vfs.a, device, &memory, &mut guest, &peer, garbage, counters,
         )
         .context(*what)?;
+        clear_rings(device)?;
         guest.start_rings()?;
         exchange(&mut guest, &peer, FEW)
             .with_context(|| format!("with proper rings after {what}"))?;
     }
-    // Whatever it was told to do, it wrote where rings and buffers were, and nowhere else.
+    let counted = || Status::read(&vfs.a)?.number(RX_UNMAPPED[0]);
+    let before = counted()?;
+    machine.container.unmap(0, memory.len())?;
+    for number in new_numbers(2 * SLOTS) {
+        peer.send(&peer.frame_to(guest.mac, number))?;
+    }
+    wait_for("frames for memory that is gone", SOON, || {
+        Ok((counted()? > before).then_some(()))
+    })?;
+    machine
+        .container
+        .map(0, memory.address(0), memory.len())
+        .context("cannot map memory again")?;
+    guest.start_rings()?;
+    exchange(&mut guest, &peer, FEW).context("with memory that went and came")?;
+
+    // Whatever it was told to do, it wrote where rings and buffers were, and nowhere else. Registers that are taken for descriptors
+    // say 0 as an address.
     let edge = EDGE as usize / PAGE;
     let astray: Vec<usize> = memory
         .differing()
         .into_iter()
-        .filter(|page| !may_be_written(*page) && *page != edge && *page != LONG_RING / PAGE)
+        .filter(|page| !may_be_written(*page) && ![0, edge, LONG_RING / PAGE].contains(page))
         .collect();
     ensure!(astray.is_empty(), "pages were written: {astray:x?}");
     memory.check_canaries()?;
@@ -149,6 +204,20 @@ pub fn garbage_rings_hurt_only_their_queue(bed: &Bed) -> Result<()> {
     drop(file);
     require_assigned(&vfs.a)?;
     exchange(&mut guest, &peer, LAP).map(drop)
+}
+
+/// All registers of both queues: those of the second one may have been hit, too.
+fn clear_rings(device: &Device) -> Result<()> {
+    for page in [0x2000, 0x3000] {
+        for queue in [0x800, 0x900] {
+            for at in (0..0x40).step_by(4) {
+                device.write32(page + queue + at, 0)?;
+            }
+        }
+    }
+    // Seen by the worker.
+    std::thread::sleep(std::time::Duration::from_millis(10));
+    Ok(())
 }
 
 fn try_garbage(

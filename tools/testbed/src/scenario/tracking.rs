@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The dirty bitmap of a type1 container, with a destination that is made from it alone; and the pin that makes it narrow.
+//! The dirty bitmap of a type1 container, with a destination that is made from it alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure, Context, Result};
-use nix::errno::Errno;
 
-use super::bed::{require_assigned, Bed, SOON};
-use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
-use crate::clock::wait_for;
+use super::bed::Bed;
+use super::vmm_bed::{memory, peer, vfs, LAP, MAC};
 use crate::status::Status;
 use crate::vmm::container::Container;
 use crate::vmm::guest::{may_be_written, Guest};
@@ -23,9 +20,6 @@ use crate::vmm::Machine;
 const FRAMES: usize = 1500;
 const LAST_FRAMES: usize = 100;
 const SYNC_EVERY: Duration = Duration::from_millis(5);
-
-const OPENS: usize = 25;
-const ROUNDS: usize = 6;
 
 #[derive(Default)]
 struct Figures {
@@ -138,80 +132,4 @@ pub fn dirty_bitmap_is_exact(bed: &Bed) -> Result<()> {
     machine.container.stop_tracking()?;
     memory.forget_copy();
     memory.check_canaries()
-}
-
-pub fn unmap_races_pin(bed: &Bed) -> Result<()> {
-    let vfs = vfs(bed)?;
-    let peer = peer(bed)?;
-    let _quiet = QuietConsole::new()?;
-    let vf = vfs.a.clone();
-    // A hang must not be ours too: the scenario ends, and the kernel's log says where it hangs.
-    let race: JoinHandle<Result<Race>> = std::thread::spawn(move || {
-        let memory = memory()?;
-        let mut sum = Race::default();
-        for _ in 0..OPENS {
-            race_once(&vf, &memory, &mut sum)?;
-        }
-        memory.check_canaries().map(|()| sum)
-    });
-    wait_for("the race to end", SOON * 5, || {
-        Ok(race.is_finished().then_some(()))
-    })?;
-    let sum = race.join().map_err(|_| anyhow!("the race panicked"))??;
-    println!(
-        "    {} maps and unmaps against {} captures in {OPENS} opens, {} of which pinned the page",
-        sum.unmaps, sum.captures, sum.pinned
-    );
-    ensure!(sum.unmaps >= 1000, "only {} unmaps", sum.unmaps);
-    ensure!(sum.pinned > 0, "the page was never pinned");
-    let memory = memory()?;
-    let machine = Machine::open(&vfs.a, &memory)?;
-    require_usable(&vfs.a, &machine, &memory, &peer)
-}
-
-#[derive(Default)]
-struct Race {
-    unmaps: usize,
-    captures: u64,
-    pinned: u64,
-}
-
-/// The only page that can be pinned comes and goes while the VF is captured again and again.
-fn race_once(vf: &str, memory: &Memory, sum: &mut Race) -> Result<()> {
-    let container = Container::open(vf)?;
-    let start = 16 << 20;
-    container.map(start as u64, memory, start..memory.len())?;
-    let machine = Machine::in_container(vf, container)?;
-    let _guest = Guest::start_at(&machine.device, memory, start, MAC)?;
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let unmapping = scope.spawn(|| {
-            let mut unmaps = 0;
-            while !stop.load(Ordering::Relaxed) {
-                machine.container.map(0, memory, 0..PAGE)?;
-                let bytes = machine.container.unmap(0, PAGE)?;
-                if bytes != PAGE as u64 {
-                    return Err(Errno::EIO);
-                }
-                unmaps += 1;
-            }
-            Ok(unmaps)
-        });
-        let captured = (0..ROUNDS).try_for_each(|_| {
-            let file = machine.device.open_data(State::PreCopy)?;
-            machine.device.go(State::Running)?;
-            drop(file);
-            require_assigned(vf).map(drop)
-        });
-        stop.store(true, Ordering::Relaxed);
-        let unmaps = unmapping
-            .join()
-            .map_err(|_| anyhow!("unmapping panicked"))?;
-        sum.unmaps += unmaps.context("MAP_DMA or UNMAP_DMA")?;
-        captured
-    })?;
-    let status = Status::read(vf)?;
-    sum.captures += status.number("captures")?;
-    sum.pinned += status.number("pinned")?;
-    Ok(())
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the scenarios without an L2 have in common.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 
-use super::bed::{require_assigned, Bed, Vfs};
+use super::bed::{require_assigned, Bed, Vfs, SOON};
+use crate::clock::wait_for;
 use crate::command;
 use crate::vmm::guest::{Guest, Mac};
 use crate::vmm::memory::Memory;
@@ -36,6 +37,18 @@ pub fn require_usable(vf: &str, machine: &Machine, memory: &Memory, peer: &Peer)
     let mut guest =
         Guest::start(&machine.device, memory, MAC).context("the driver cannot start")?;
     exchange(&mut guest, peer, LAP).map(drop)
+}
+
+/// Does `work` on a thread that may hang: then the scenario fails, and the kernel's log says where.
+pub fn bounded<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let thread = std::thread::spawn(work);
+    wait_for(what, SOON * 5, || Ok(thread.is_finished().then_some(())))?;
+    thread
+        .join()
+        .map_err(|_| anyhow!("{what}: a thread panicked"))?
 }
 
 /// Keeps the driver's messages off the console while an adversary provokes one after the other; the log has them.

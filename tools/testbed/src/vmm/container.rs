@@ -2,7 +2,6 @@
 //! A type1 container with one group: DMA mappings and the dirty bitmap.
 
 use std::fs::{self, File};
-use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use vfio_bindings::bindings::vfio;
 
-use super::memory::{Memory, PAGE};
+use super::memory::PAGE;
 use crate::clock::wait_for;
 use crate::host;
 
@@ -97,15 +96,16 @@ impl Container {
         }
     }
 
-    pub fn map(&self, iova: u64, memory: &Memory, part: Range<usize>) -> nix::Result<()> {
+    /// Maps what our address space has at `address`: memory, or a BAR.
+    pub fn map(&self, iova: u64, address: u64, len: usize) -> nix::Result<()> {
         let map = vfio::vfio_iommu_type1_dma_map {
             argsz: size_of::<vfio::vfio_iommu_type1_dma_map>() as u32,
             flags: vfio::VFIO_DMA_MAP_FLAG_READ | vfio::VFIO_DMA_MAP_FLAG_WRITE,
-            vaddr: memory.address(part.start),
+            vaddr: address,
             iova,
-            size: part.len() as u64,
+            size: len as u64,
         };
-        // SAFETY: The structure is as long as it says, and the memory is there.
+        // SAFETY: The structure is as long as it says; the kernel checks what is at the address, and pins it.
         unsafe { ioctl::map_dma(self.file.as_raw_fd(), &map) }.map(drop)
     }
 

@@ -232,6 +232,10 @@ impl Mapping {
         })
     }
 
+    pub fn address(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+
     fn at(&self, at: usize) -> *mut u32 {
         assert!(
             at % 4 == 0 && self.part.contains(&at),

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Two things at once that happen one after the other in every happy hour.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{anyhow, ensure, Context, Result};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{sched_setaffinity, CpuSet};
+use nix::unistd::Pid;
+
+use super::bed::{require_assigned, Bed};
+use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, MAC};
+use crate::status::Status;
+use crate::vmm::container::Container;
+use crate::vmm::guest::{desc, Guest, DESC_BYTES, RX_RING, SLOTS};
+use crate::vmm::memory::{Memory, PAGE};
+use crate::vmm::migration::State;
+use crate::vmm::traffic::{new_numbers, Peer};
+use crate::vmm::{Machine, Random, BAR_IOVA};
+
+const OPENS: usize = 50;
+const ROUNDS: usize = 2;
+/// How long the page is mapped, at most.
+const MAPPED_US: usize = 150;
+
+const RESETS: usize = 30;
+const SEED: u64 = 0x0e5e_7000;
+
+pub fn unmap_races_pin(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let peer = peer(bed)?;
+    let _quiet = QuietConsole::new()?;
+    let vf = vfs.a.clone();
+    let sum = bounded("the race to end", move || {
+        let mut first = CpuSet::new();
+        first.set(0)?;
+        sched_setaffinity(Pid::from_raw(0), &first)?;
+        let memory = memory()?;
+        let mut sum = Race::default();
+        for _ in 0..OPENS {
+            race_once(&vf, &memory, &mut sum)?;
+        }
+        memory.check_canaries().map(|()| sum)
+    })?;
+    println!(
+        "    {} maps and unmaps against {} captures in {OPENS} opens, {} of which pinned the page",
+        sum.unmaps, sum.captures, sum.pinned
+    );
+    ensure!(sum.unmaps >= 1000, "only {} unmaps", sum.unmaps);
+    ensure!(sum.pinned > 0, "the page was never pinned");
+    let memory = memory()?;
+    let machine = Machine::open(&vfs.a, &memory)?;
+    require_usable(&vfs.a, &machine, &memory, &peer)
+}
+
+/// Makes the calling thread a real-time one.
+fn go_first() -> Result<()> {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: The structure is there; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+    Errno::result(result).map(drop).context("no SCHED_FIFO")
+}
+
+#[derive(Default)]
+struct Race {
+    unmaps: usize,
+    captures: u64,
+    pinned: u64,
+}
+
+/// The only page that can be pinned comes and goes while the VF is captured again and again.
+fn race_once(vf: &str, memory: &Memory, sum: &mut Race) -> Result<()> {
+    let container = Container::open(vf)?;
+    let start = 16 << 20;
+    container.map(start as u64, memory.address(start), memory.len() - start)?;
+    let machine = Machine::in_container(vf, container)?;
+    let _guest = Guest::start_at(&machine.device, memory, start, MAC)?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let unmapping = scope.spawn(|| {
+            // In front of the one that pins, on its processor: whatever it was doing when the page goes, it gets no further by itself.
+            go_first()?;
+            let mut random = Random::new(SEED);
+            let mut unmaps = 0;
+            while !stop.load(Ordering::Relaxed) {
+                machine.container.map(0, memory.address(0), PAGE)?;
+                std::thread::sleep(Duration::from_micros(random.below(MAPPED_US) as u64));
+                let bytes = machine.container.unmap(0, PAGE)?;
+                ensure!(bytes == PAGE as u64, "UNMAP_DMA unmapped {bytes} bytes");
+                unmaps += 1;
+            }
+            Ok(unmaps)
+        });
+        let captured = (0..ROUNDS).try_for_each(|_| {
+            let file = machine.device.open_data(State::PreCopy)?;
+            machine.device.go(State::Running)?;
+            drop(file);
+            require_assigned(vf).map(drop)
+        });
+        stop.store(true, Ordering::Relaxed);
+        let unmaps = unmapping
+            .join()
+            .map_err(|_| anyhow!("unmapping panicked"))?;
+        sum.unmaps += unmaps.context("MAP_DMA or UNMAP_DMA")?;
+        captured
+    })?;
+    let status = Status::read(vf)?;
+    sum.captures += status.number("captures")?;
+    sum.pinned += status.number("pinned")?;
+    Ok(())
+}
+
+/// `VFIO_DEVICE_RESET` while the worker writes to guest memory, which may be the very BAR that the reset takes away.
+pub fn resets_race_guest_memory(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let vf = vfs.a.clone();
+    let sender = peer(bed)?;
+    let _quiet = QuietConsole::new()?;
+    let relayed = bounded("the resets to end", move || {
+        let memory = memory()?;
+        let machine = Machine::open(&vf, &memory)?;
+        let _bar = machine.map_bar()?;
+        let mut random = Random::new(SEED);
+        for round in 0..RESETS {
+            let delay = Duration::from_micros(random.below(20_000) as u64);
+            reset_once(&machine, &memory, &sender, round % 2 == 0, delay)
+                .with_context(|| format!("reset {round}, after {} us", delay.as_micros()))?;
+        }
+        require_assigned(&vf)?;
+        let status = Status::read(&vf)?;
+        memory.check_canaries()?;
+        status.number("rx_frames")
+    })?;
+    println!("    {RESETS} resets, {relayed} frames relayed");
+    let memory = memory()?;
+    let machine = Machine::open(&vfs.a, &memory)?;
+    require_usable(&vfs.a, &machine, &memory, &peer(bed)?)
+}
+
+fn reset_once(
+    machine: &Machine,
+    memory: &Memory,
+    peer: &Peer,
+    in_bar: bool,
+    delay: Duration,
+) -> Result<()> {
+    let device = &machine.device;
+    let guest = Guest::start(device, memory, MAC)?;
+    // Emulated as long as the file is open.
+    let file = device.open_data(State::PreCopy)?;
+    if in_bar {
+        for slot in 0..SLOTS {
+            // Behind the ring registers, where nobody cares.
+            let buffer = desc(BAR_IOVA + 0x3000, 0, 0);
+            memory.write(RX_RING + slot * DESC_BYTES, &buffer);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for number in new_numbers(8) {
+                    peer.send(&peer.frame_to(guest.mac, number))?;
+                }
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        // A vCPU that touches trapped and mapped registers all the time.
+        let touching = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                device.read32(8)?;
+                device.read32(0x2810)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        std::thread::sleep(delay);
+        let done = device.reset().and_then(|()| device.state());
+        stop.store(true, Ordering::Relaxed);
+        for thread in [sending, touching] {
+            thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        let state = done?;
+        ensure!(state == State::Running, "it is {state:?}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+    drop(file);
+    Ok(())
+}
