@@ -4,6 +4,7 @@
 mod adversary;
 mod basic;
 mod bed;
+mod control_page;
 mod demo;
 mod garbage;
 mod interruptions;
@@ -61,7 +62,7 @@ pub const ALL: &[Scenario] = scenarios! {
     killed::closed_in_every_state: "rule 10: a VMM killed in every state of its device",
     walk::every_arc_from_every_state: "a random walk over states, files and resets",
     garbage::garbage_rings_hurt_only_their_queue: "rings, tails and descriptors that make no sense",
-    garbage::control_page_mapped_is_unmigratable: "a VMM that maps all of BAR 0",
+    control_page::control_page_mapped_is_unmigratable: "a VMM that maps all of BAR 0",
 };
 
 const DEMO: Scenario = Scenario {

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A small driver of the 82576 VF, by polling: mailbox, and RX and TX ring of queue 0. IOVAs are offsets in [`Memory`].
+//! A small driver of the 82576 VF, by polling: RX and TX ring of queue 0. IOVAs are offsets in [`Memory`].
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Result};
 
 use super::device::Device;
+use super::mailbox::{SET_LPE, SET_MULTICAST, SET_VLAN};
 use super::memory::{Memory, PAGE};
 
 pub type Mac = [u8; 6];
 
 /// Registers by the datasheet's names; those of rings are queue 0's.
 pub mod regs {
-    pub const CTRL: usize = 0x0000;
-    pub const VMBMEM: usize = 0x0800;
-    pub const V2PMAILBOX: usize = 0x0c40;
     pub const RDBAL: usize = 0x2800;
     pub const RDBAH: usize = 0x2804;
     pub const RDLEN: usize = 0x2808;
@@ -36,22 +34,6 @@ pub mod regs {
 }
 use regs::*;
 
-const CTRL_RST: u32 = 1 << 26;
-// V2PMAILBOX
-const REQ: u32 = 1 << 0;
-const ACK: u32 = 1 << 1;
-const VFU: u32 = 1 << 2;
-const PFSTS: u32 = 1 << 4;
-const RSTI: u32 = 1 << 6;
-const RSTD: u32 = 1 << 7;
-// Messages
-const VF_RESET: u32 = 1;
-const SET_MAC_ADDR: u32 = 2;
-const SET_MULTICAST: u32 = 3;
-const SET_VLAN: u32 = 4;
-const SET_LPE: u32 = 5;
-const MSG_ACK: u32 = 1 << 31;
-
 // Descriptors
 pub const DD: u32 = 1;
 const RX_EOP: u32 = 2;
@@ -68,9 +50,6 @@ const TX_BUFFERS: usize = 0x0040_0e00;
 const BUFFER_STRIDE: usize = PAGE;
 const BUFFER_BYTES: usize = 2048;
 const LONGEST_FRAME: u32 = 1522;
-
-const MAILBOX_LIMIT: Duration = Duration::from_secs(5);
-const RESET_TRIES: u32 = 3;
 
 pub struct Guest<'a> {
     device: &'a Device,
@@ -101,8 +80,8 @@ impl<'a> Guest<'a> {
             tx_next: 0,
             tx_clean: 0,
         };
-        guest.reset_vf()?;
-        guest.ask(&[SET_LPE, LONGEST_FRAME])?;
+        guest.mac = device.reset_vf(mac)?;
+        device.ask(&[SET_LPE, LONGEST_FRAME])?;
         guest.start_rings()?;
         Ok(guest)
     }
@@ -113,30 +92,8 @@ impl<'a> Guest<'a> {
         device.enable()
     }
 
-    fn reset_vf(&mut self) -> Result<()> {
-        // The PF may serve the event of the reset after the message: then there is no answer, and one asks again.
-        let mut last = None;
-        for _ in 0..RESET_TRIES {
-            self.device.write32(CTRL, CTRL_RST)?;
-            self.poll("the PF to be ready", |v2p| v2p & (RSTI | RSTD) == 0)?;
-            std::thread::sleep(Duration::from_millis(10));
-            match self.exchange(&[VF_RESET]) {
-                Ok([answer, lo, hi]) if answer & MSG_ACK != 0 => {
-                    self.mac.copy_from_slice(&mac_of(lo, hi));
-                    return Ok(());
-                }
-                Ok(_) => {
-                    let (lo, hi) = words_of(self.mac);
-                    return self.ask(&[SET_MAC_ADDR, lo, hi]);
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.context("no try")?)
-    }
-
     pub fn add_vlan(&self, vid: u16) -> Result<()> {
-        self.ask(&[SET_VLAN | 1 << 16, vid.into()])
+        self.device.ask(&[SET_VLAN | 1 << 16, vid.into()])
     }
 
     /// Hashes of multicast addresses.
@@ -146,59 +103,7 @@ impl<'a> Guest<'a> {
         for (index, hash) in hashes.iter().enumerate() {
             message[1 + index / 2] |= u32::from(*hash) << (16 * (index % 2));
         }
-        self.ask(&message)
-    }
-
-    /// A message that the PF has to accept.
-    fn ask(&self, message: &[u32]) -> Result<()> {
-        let [answer, ..] = self.exchange(message)?;
-        ensure!(
-            answer & MSG_ACK != 0,
-            "the PF refused message {:#x}: {answer:#x}",
-            message[0]
-        );
-        Ok(())
-    }
-
-    fn exchange(&self, message: &[u32]) -> Result<[u32; 3]> {
-        let device = self.device;
-        let start = Instant::now();
-        loop {
-            device.write32(V2PMAILBOX, VFU)?;
-            if device.read32(V2PMAILBOX)? & VFU != 0 {
-                break;
-            }
-            ensure!(start.elapsed() < MAILBOX_LIMIT, "the PF keeps the mailbox");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for (index, word) in message.iter().enumerate() {
-            device.write32(VMBMEM + 4 * index, *word)?;
-        }
-        device.write32(V2PMAILBOX, REQ)?;
-        let mut reply = [0; 3];
-        loop {
-            self.poll("the PF to answer", |v2p| v2p & PFSTS != 0)?;
-            device.write32(V2PMAILBOX, VFU)?;
-            for (index, word) in reply.iter_mut().enumerate() {
-                *word = device.read32(VMBMEM + 4 * index)?;
-            }
-            device.write32(V2PMAILBOX, ACK)?;
-            // Not a message of the PF's own.
-            if reply[0] & 0xff == message[0] & 0xff {
-                return Ok(reply);
-            }
-        }
-    }
-
-    fn poll(&self, what: &str, mut done: impl FnMut(u32) -> bool) -> Result<()> {
-        let start = Instant::now();
-        while !done(self.device.read32(V2PMAILBOX)?) {
-            if start.elapsed() > MAILBOX_LIMIT {
-                bail!("waited in vain for {what}");
-            }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        Ok(())
+        self.device.ask(&message)
     }
 
     /// Sets both rings up anew, as after a reset.
@@ -335,16 +240,4 @@ pub fn desc(address: u64, low: u32, high: u32) -> [u8; DESC_BYTES] {
     bytes[8..12].copy_from_slice(&low.to_le_bytes());
     bytes[12..].copy_from_slice(&high.to_le_bytes());
     bytes
-}
-
-fn words_of([a, b, c, d, e, f]: Mac) -> (u32, u32) {
-    (
-        u32::from_le_bytes([a, b, c, d]),
-        u32::from_le_bytes([e, f, 0, 0]),
-    )
-}
-
-fn mac_of(lo: u32, hi: u32) -> Mac {
-    let ([a, b, c, d], [e, f, ..]) = (lo.to_le_bytes(), hi.to_le_bytes());
-    [a, b, c, d, e, f]
 }
