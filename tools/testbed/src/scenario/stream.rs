@@ -52,7 +52,7 @@ pub fn altered_images_are_refused(bed: &Bed) -> Result<()> {
         let target = Machine::open(&vfs.b, &other)?;
         let mut tally = Tally::default();
         refuse_all(&target.device, &image, &ends, &mut tally)?;
-        survive_resealed(&target.device, &image, &ends)?;
+        survive_resealed(&target.device, &image, &ends, &peer)?;
         other.check_canaries()?;
         println!("    refused: {tally}");
     }
@@ -193,7 +193,7 @@ fn refuse(device: &Device, image: &[u8], tally: &mut Tally) -> Result<()> {
 
 /// Altered, and sealed again by somebody who knows how: the contents themselves are the attack. They may be refused or make a strange
 /// guest, which is served while captured.
-fn survive_resealed(device: &Device, image: &[u8], ends: &[usize]) -> Result<()> {
+fn survive_resealed(device: &Device, image: &[u8], ends: &[usize], peer: &Peer) -> Result<()> {
     // As long as this file is open the device stays emulated: what a strange guest asks of hardware is the IOMMU's business.
     let tracked = device.open_data(State::PreCopy)?;
     device.go(State::Running)?;
@@ -212,7 +212,12 @@ fn survive_resealed(device: &Device, image: &[u8], ends: &[usize]) -> Result<()>
                 accepted += 1;
                 // A refusal to go on is as good.
                 match device.try_state(State::Running as u32) {
-                    Ok(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                    Ok(_) => {
+                        for number in new_numbers(16) {
+                            peer.send(&peer.frame_to(MAC, number))?;
+                        }
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                    }
                     Err(error) => ensure!(error == Errno::EOPNOTSUPP, "RUNNING: {error}"),
                 }
             }
@@ -222,6 +227,10 @@ fn survive_resealed(device: &Device, image: &[u8], ends: &[usize]) -> Result<()>
         device.reset()?;
         ensure!(device.state()? == State::Running, "after a reset");
     }
+    ensure!(
+        accepted > 0,
+        "no strange guest was accepted: nothing was tested"
+    );
     println!("    with right checksums: {refused} refused, {accepted} accepted and survived");
     let read = std::io::Read::read(&mut &tracked, &mut [0]);
     ensure!(
