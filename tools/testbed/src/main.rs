@@ -50,7 +50,7 @@ enum Command {
     },
     /// The main job: migrate a guest between VFs of two PFs under traffic and judge it
     Demo,
-    /// Run the end-to-end scenarios, or those whose name contains NAME
+    /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between
     Test { name: Option<String> },
     /// List the end-to-end scenarios
     List,
