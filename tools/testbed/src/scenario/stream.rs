@@ -2,6 +2,8 @@
 //! Migration images that were cut, altered or made for something else, written by hand to a VF that resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
@@ -68,8 +70,10 @@ pub fn altered_images_are_refused(bed: &Bed) -> Result<()> {
             target.device.reset()?;
         }
     }
+    let resaved = require_same_again(&target.device, &image, &ends)?;
     guest.move_to(&target.device)?;
     target.device.go(State::Running)?;
+    drop(resaved);
     let mut arrived = BTreeSet::new();
     wait_for("the frames that travelled", SOON, || {
         arrived.extend(drain(&mut guest)?);
@@ -108,6 +112,33 @@ fn save_with_held_frames(
     let held = Status::read(vf)?.number("held_frames")? - before;
     ensure!(held > 0, "no frame was held");
     Ok((image, numbers.take(SLOTS - 1 + held as usize).collect()))
+}
+
+/// What was loaded and did not run yet yields the same image, but for what lives in the VF itself. The file is of that session.
+fn require_same_again(device: &Device, image: &[u8], ends: &[usize]) -> Result<File> {
+    let mut file = device.open_data(State::StopCopy)?;
+    let mut again = Vec::new();
+    file.read_to_end(&mut again)?;
+    device.go(State::Stop)?;
+    let ends_again = boundaries(&again)?;
+    ensure!(
+        ends_again == ends,
+        "its parts end at {ends_again:?}, not at {ends:?}"
+    );
+    for (number, part) in ends.windows(2).enumerate() {
+        let payload = part[0]..part[1] - CRC_BYTES;
+        let differs = image[payload.clone()]
+            .iter()
+            .zip(&again[payload])
+            .enumerate()
+            .filter(|(_, (a, b))| a != b);
+        let places: Vec<usize> = differs.map(|(at, _)| at).collect();
+        ensure!(
+            places.is_empty(),
+            "section {number} differs at {places:?} when it is saved again"
+        );
+    }
+    Ok(file)
 }
 
 /// How images were refused.
@@ -232,7 +263,7 @@ fn survive_resealed(device: &Device, image: &[u8], ends: &[usize], peer: &Peer) 
         "no strange guest was accepted: nothing was tested"
     );
     println!("    with right checksums: {refused} refused, {accepted} accepted and survived");
-    let read = std::io::Read::read(&mut &tracked, &mut [0]);
+    let read = (&tracked).read(&mut [0]);
     ensure!(
         read.is_err_and(|error| errno(&error) == Errno::ENODEV),
         "a file of before the resets can be read"

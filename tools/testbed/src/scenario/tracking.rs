@@ -90,7 +90,12 @@ pub fn dirty_bitmap_is_exact(bed: &Bed) -> Result<()> {
     // The oracle must see a page that is withheld, or it proves nothing.
     let changed = memory.differing();
     let pages = machine.container.dirty_pages(memory.len())?;
-    let (withheld, rest) = pages.split_last().context("nothing reported at the end")?;
+    let (withheld, rest) = pages.split_last().with_context(|| {
+        format!(
+            "nothing is reported at the end, and {} pages changed",
+            changed.len()
+        )
+    })?;
     figures.apply(rest, &memory)?;
     let missed = memory.differing();
     ensure!(

@@ -52,6 +52,8 @@ struct Walk<'a> {
     /// Bytes of the image that the session has taken; none if it took something else.
     loaded: Option<usize>,
     opened: usize,
+    /// It was stopped and went on since the last saving file was closed: somebody may be tracking, and it stays emulated.
+    stopped: bool,
     trace: Vec<String>,
 }
 
@@ -88,6 +90,7 @@ pub fn every_arc_from_every_state(bed: &Bed) -> Result<()> {
         session: None,
         loaded: None,
         opened: 0,
+        stopped: false,
         trace: Vec::new(),
     };
     let stop = AtomicBool::new(false);
@@ -119,6 +122,10 @@ pub fn every_arc_from_every_state(bed: &Bed) -> Result<()> {
     println!("    {}", walk.tally());
     walk.files.clear();
     device.reset()?;
+    // A migration that ends: from here on nobody is tracking.
+    let file = device.open_data(State::PreCopy)?;
+    device.go(State::Running)?;
+    drop(file);
     require_usable(&vfs.a, &machine, &memory, &peer)?;
     memory.check_canaries()
 }
@@ -225,6 +232,9 @@ impl Walk<'_> {
             (Some(Running), Some(PreCopy))
             | (Some(RunningP2p), Some(PreCopyP2p))
             | (Some(Stop), Some(StopCopy | Resuming)) => return true,
+            (Some(RunningP2p), Some(Running)) | (Some(PreCopyP2p), Some(PreCopy)) => {
+                self.stopped = true;
+            }
             _ => {}
         }
         false
@@ -235,6 +245,7 @@ impl Walk<'_> {
             let at = self.random.below(self.files.len());
             let data = self.files.swap_remove(at);
             self.trace.push(format!("close {}", data.id));
+            self.stopped &= !data.saving || self.files.iter().any(|file| file.saving);
         }
     }
 
@@ -331,7 +342,8 @@ impl Walk<'_> {
         };
         exchange(&mut guest, self.peer, FEW)?;
         self.guest = Some(guest);
-        if self.state == State::Running && self.files.is_empty() {
+        let saving = self.files.iter().any(|file| file.saving);
+        if self.state == State::Running && !saving && !self.stopped {
             require_assigned(self.vf)?;
         }
         Ok(())
