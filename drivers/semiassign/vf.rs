@@ -266,21 +266,14 @@ impl Operations for Vf {
         let vf = dev.data().get_ref();
         let mut inner = vf.lock(dev);
         let pages = inner.pages();
-        let (start, end) = vf.layout.trapped;
-        if (start..end).contains(&at) {
-            match pages {
-                Some(pages) => {
-                    inner
-                        .adapter
-                        .read(at, &mut RealVf(dev), Some(&mut RamPages(&pages)))
-                }
-                None => inner.adapter.read(at, &mut RealVf(dev), None),
-            }
-        } else {
-            match pages {
-                Some(pages) if vf.is_substituted(at) => pages.read32(at),
-                _ => RealVf(dev).read32(at),
-            }
+        let mut ram = pages.as_deref().map(RamPages);
+        if vf.is_trapped(at) {
+            let page = ram.as_mut().map(|ram| ram as &mut dyn Registers);
+            return inner.adapter.read(at, &mut RealVf(dev), page);
+        }
+        match &mut ram {
+            Some(ram) if vf.is_substituted(at) => ram.read32(at),
+            _ => RealVf(dev).read32(at),
         }
     }
 
@@ -288,21 +281,14 @@ impl Operations for Vf {
         let vf = dev.data().get_ref();
         let mut inner = vf.lock(dev);
         let pages = inner.pages();
-        let (start, end) = vf.layout.trapped;
-        if (start..end).contains(&at) {
-            match pages {
-                Some(pages) => {
-                    inner
-                        .adapter
-                        .write(at, val, &mut RealVf(dev), Some(&mut RamPages(&pages)))
-                }
-                None => inner.adapter.write(at, val, &mut RealVf(dev), None),
-            }
-        } else {
-            match pages {
-                Some(pages) if vf.is_substituted(at) => pages.write32(at, val),
-                _ => RealVf(dev).write32(at, val),
-            }
+        let mut ram = pages.as_deref().map(RamPages);
+        if vf.is_trapped(at) {
+            let page = ram.as_mut().map(|ram| ram as &mut dyn Registers);
+            return inner.adapter.write(at, val, &mut RealVf(dev), page);
+        }
+        match &mut ram {
+            Some(ram) if vf.is_substituted(at) => ram.write32(at, val),
+            _ => RealVf(dev).write32(at, val),
         }
     }
 
@@ -341,6 +327,11 @@ impl Operations for Vf {
 }
 
 impl Vf {
+    fn is_trapped(&self, at: u32) -> bool {
+        let (start, end) = self.layout.trapped;
+        (start..end).contains(&at)
+    }
+
     pub(crate) fn is_substituted(&self, at: u32) -> bool {
         let (start, end) = self.layout.substituted;
         (start..end).contains(&at)
