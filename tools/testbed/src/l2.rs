@@ -167,7 +167,9 @@ impl L2 {
     pub fn wait_booted(&mut self) -> Result<()> {
         let ready = self.agent.wait_ready(BOOT_LIMIT);
         if ready.is_err() {
-            self.note_registers();
+            if matches!(self.process.try_wait(), Ok(None)) {
+                self.note_registers();
+            }
         }
         ready.with_context(|| format!("{}: {}", self.name, self.last_words()))
     }
@@ -182,10 +184,11 @@ impl L2 {
         let mut all = String::new();
         for _ in 0..5 {
             let command = json!({ "command-line": "info registers" });
-            if let Ok(registers) = self.cmd_with("human-monitor-command", command) {
-                all.push_str(registers.as_str().unwrap_or_default());
-                all.push('\n');
-            }
+            let Ok(registers) = self.cmd_with("human-monitor-command", command) else {
+                break;
+            };
+            all.push_str(registers.as_str().unwrap_or_default());
+            all.push('\n');
         }
         let _ = fs::write(self.file("registers.log"), all);
     }
@@ -230,6 +233,10 @@ impl L2 {
 
 impl Drop for L2 {
     fn drop(&mut self) {
+        // For a scenario that failed: whether its guest was alive.
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.note_registers();
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -65,6 +65,9 @@ pub const ALL: &[Scenario] = scenarios! {
     control_page::control_page_mapped_is_unmigratable: "a VMM that maps all of BAR 0",
 };
 
+/// How the failure of a scenario begins after which L1's kernel log has a warning or worse.
+pub const KERNEL_COMPLAINED: &str = "the kernel complained";
+
 const DEMO: Scenario = Scenario {
     name: "demo",
     about: "",

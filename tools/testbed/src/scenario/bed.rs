@@ -15,6 +15,8 @@ use crate::ping::Pinger;
 use crate::status::{self, Status};
 use crate::{command, stream};
 
+use super::KERNEL_COMPLAINED;
+
 /// Generous: two cores under TCG carry three machines.
 pub const SOON: Duration = Duration::from_secs(30);
 
@@ -131,10 +133,8 @@ impl<'a> Bed<'a> {
             .lines()
             .find(|line| COMPLAINTS.iter().any(|word| line.contains(word)));
         match (result, complaint) {
-            (Ok(()), Some(line)) => bail!("the kernel complained: {line}"),
-            (Err(error), Some(line)) => {
-                Err(error.context(format!("the kernel complained: {line}")))
-            }
+            (Ok(()), Some(line)) => bail!("{KERNEL_COMPLAINED}: {line}"),
+            (Err(error), Some(line)) => Err(error.context(format!("{KERNEL_COMPLAINED}: {line}"))),
             (result, None) => result,
         }
     }
