@@ -5,6 +5,7 @@
 extern crate std;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::vec;
 use std::vec::Vec;
 
@@ -58,6 +59,8 @@ pub struct Memory {
     pub log: Option<Vec<(u64, Vec<u8>)>>,
     /// 4 KiB pages that were written.
     pub dirty: BTreeSet<u64>,
+    /// 4 KiB pages in the middle that are not mapped: an access gets as far as these.
+    pub holes: BTreeSet<u64>,
 }
 
 impl Memory {
@@ -70,10 +73,12 @@ impl Memory {
             busy_always: false,
             log: None,
             dirty: BTreeSet::new(),
+            holes: BTreeSet::new(),
         }
     }
 
-    fn range(&mut self, at: Iova, len: usize) -> Result<std::ops::Range<usize>, Fault> {
+    /// The part of an access that is mapped; it may be shorter than `len`.
+    fn reach(&mut self, at: Iova, len: usize) -> Result<Range<usize>, Fault> {
         if let Some(left) = self.busy_after {
             if left == 0 {
                 self.busy_after = self.busy_always.then_some(0);
@@ -83,9 +88,13 @@ impl Memory {
         }
         let start = at.0.checked_sub(self.base).ok_or(Fault::Unmapped)?;
         let start = usize::try_from(start).map_err(|_| Fault::Unmapped)?;
-        let end = start.checked_add(len).ok_or(Fault::Unmapped)?;
-        if end > self.bytes.len() {
+        let mut end = start.saturating_add(len).min(self.bytes.len());
+        if start > end {
             return Err(Fault::Unmapped);
+        }
+        if let Some(hole) = self.holes.range(at.0 >> 12..).next() {
+            let free = (hole << 12).saturating_sub(at.0);
+            end = end.min(start + usize::try_from(free).unwrap_or(usize::MAX - start));
         }
         Ok(start..end)
     }
@@ -105,20 +114,27 @@ impl Memory {
 
 impl GuestMemory for Memory {
     fn read(&mut self, at: Iova, buf: &mut [u8]) -> Result<(), Fault> {
-        let range = self.range(at, buf.len())?;
+        let range = self.reach(at, buf.len())?;
+        if range.len() < buf.len() {
+            return Err(Fault::Unmapped);
+        }
         buf.copy_from_slice(&self.bytes[range]);
         Ok(())
     }
 
     fn write(&mut self, at: Iova, buf: &[u8]) -> Result<(), Fault> {
-        let range = self.range(at, buf.len())?;
-        self.bytes[range].copy_from_slice(buf);
-        if !buf.is_empty() {
+        let range = self.reach(at, buf.len())?;
+        let written = &buf[..range.len()];
+        self.bytes[range].copy_from_slice(written);
+        if !written.is_empty() {
             self.dirty
-                .extend(at.0 >> 12..=(at.0 + buf.len() as u64 - 1) >> 12);
+                .extend(at.0 >> 12..=(at.0 + written.len() as u64 - 1) >> 12);
         }
         if let Some(log) = &mut self.log {
-            log.push((at.0, buf.to_vec()));
+            log.push((at.0, written.to_vec()));
+        }
+        if written.len() < buf.len() {
+            return Err(Fault::Unmapped);
         }
         Ok(())
     }
@@ -168,5 +184,57 @@ impl Area for Mirror {
         {
             bytes.copy_from_slice(buf);
         }
+    }
+}
+
+/// A small generator; every test starts it with its own number, which is not 0.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// Any number.
+    #[expect(clippy::should_implement_trait, reason = "it has no end to iterate to")]
+    pub fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as u32
+    }
+
+    /// A number below `n`, which is not 0.
+    pub fn below(&mut self, n: u32) -> u32 {
+        self.next() % n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_write_has_changed_is_dirty_even_if_it_failed_in_the_middle() {
+        let mut memory = Memory::new(0x1_0000, 0x4000);
+        memory.holes.insert(0x12);
+        assert_eq!(memory.write(Iova(0x1_0ffc), &[1; 8]), Ok(()));
+        assert_eq!(memory.dirty, BTreeSet::from([0x10, 0x11]));
+        memory.dirty.clear();
+        for (at, dirty) in [
+            (0x1_1ffc, Some(0x11)),
+            (0x1_3ffc, Some(0x13)),
+            (0x1_2000, None),
+            (0x1_4000, None),
+        ] {
+            memory.dirty.clear();
+            assert_eq!(memory.write(Iova(at), &[2; 8]), Err(Fault::Unmapped));
+            assert_eq!(memory.dirty, dirty.into_iter().collect());
+            assert_eq!(memory.read(Iova(at), &mut [0; 8]), Err(Fault::Unmapped));
+        }
+        assert_eq!(
+            memory.get(0x1_1ff8, 12),
+            [0, 0, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0]
+        );
+        memory.busy_after = Some(0);
+        assert_eq!(memory.write(Iova(0x1_0000), &[3]), Err(Fault::Busy));
+        assert_eq!(memory.get(0x1_0000, 1), [0]);
     }
 }

@@ -3,9 +3,9 @@
 //! Page 0: the mailbox, resets, and what the guest sees of them.
 
 use model::adapter::Adapter;
+use model::mock::Random;
 
 use crate::guest::{Cut, MAC, ONE_BUFFER};
-use crate::machine::Random;
 use crate::traffic::{frame, machine, Flow};
 
 #[test]

@@ -4,9 +4,10 @@
 
 use model::adapter::Adapter;
 use model::io::Area;
+use model::mock::Random;
 
 use crate::guest::{Cut, Guest, ONE_BUFFER};
-use crate::machine::{Machine, Random};
+use crate::machine::Machine;
 use crate::traffic::{frame, machine};
 use crate::vf::{Shared, GUEST};
 

@@ -202,19 +202,3 @@ impl Machine {
         }
     }
 }
-
-/// A small generator; every test starts it with its own number.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as u32
-    }
-
-    pub fn below(&mut self, n: u32) -> u32 {
-        self.next() % n
-    }
-}

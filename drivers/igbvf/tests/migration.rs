@@ -4,9 +4,10 @@
 
 use model::adapter::Adapter;
 use model::image::{Reader, Writer, HEADER_BYTES};
+use model::mock::Random;
 
 use crate::guest::{Cut, Guest, MAC, ONE_BUFFER, SPLIT};
-use crate::machine::{Machine, Random};
+use crate::machine::Machine;
 use crate::traffic::{frame, machine, Flow};
 
 /// Moves the guest's memory to a new machine and the device's image with it.

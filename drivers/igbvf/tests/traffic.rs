@@ -3,9 +3,10 @@
 //! Frames across capture and release.
 
 use model::adapter::Adapter;
+use model::mock::Random;
 
 use crate::guest::{Cut, Guest, ONE_BUFFER, SPLIT};
-use crate::machine::{Machine, Random};
+use crate::machine::Machine;
 use crate::vf::GUEST;
 
 pub fn machine(q: u32, srrctl: u32) -> (Machine, Guest) {
