@@ -2,6 +2,7 @@
 
 //! The model between a mock guest and a mock VF: traffic across capture, release and migration.
 
+mod conform;
 mod control;
 mod guest;
 mod hostile;
