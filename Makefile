@@ -6,16 +6,17 @@ ENTER := tools/root/enter
 CARGO := $(ENTER) env -C tools cargo
 BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
-# T=name chooses scenarios; CMD='script' is what `make l1` runs.
+# T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
 T ?=
 CMD ?=
+NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root modules bed l1 install demo test check clean distclean
+.PHONY: help root modules bed l1 install demo test check new-adapter clean distclean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 root: ## make or complete the build root and the kernel tree in $SEMIASSIGN_CACHE (other targets do it by themselves)
 	@tools/root/make-root
@@ -38,8 +39,11 @@ demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, u
 test: modules bed ## host-side tests, then the end-to-end scenarios; T=name chooses scenarios only
 	@tools/run-tests $(T)
 
-check: root ## rustfmt, clippy, shellcheck and licence lines
+check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks
+
+new-adapter: ## make drivers/$NAME from samples/adapter_null: a first model of another family of VFs
+	@tools/new-adapter '$(NAME)'
 
 clean: ## remove what was built, keep the root and its kernel tree
 	rm -rf $(SEMIASSIGN_CACHE)/build
