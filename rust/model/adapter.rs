@@ -18,7 +18,7 @@
 //! ```
 //!
 //! `&mut self` is the lock: all calls of one device, traps included, are serialised by the caller. They may
-//! sleep in [`Hardware::pause`](crate::io::Hardware::pause) and in guest memory, whose faults may come back
+//! sleep in [`Hardware::pause`] and in guest memory, whose faults may come back
 //! to the caller's BAR but never into the adapter. Every wait is bounded.
 //!
 //! After [`Stuck`] the caller resets the function and calls `reset`, or stays away from the guest's domain.
