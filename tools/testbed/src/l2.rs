@@ -166,10 +166,8 @@ impl L2 {
 
     pub fn wait_booted(&mut self) -> Result<()> {
         let ready = self.agent.wait_ready(BOOT_LIMIT);
-        if ready.is_err() {
-            if matches!(self.process.try_wait(), Ok(None)) {
-                self.note_registers();
-            }
+        if ready.is_err() && matches!(self.process.try_wait(), Ok(None)) {
+            self.note_registers();
         }
         ready.with_context(|| format!("{}: {}", self.name, self.last_words()))
     }
