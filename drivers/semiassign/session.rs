@@ -147,9 +147,14 @@ impl Inner {
         })?;
         let area = e.private.area().ok_or(EINVAL)?;
         for index in 0..adapter.held() {
-            saving.section(Tag::Held, |w| {
+            let held = saving.section(Tag::Held, |w| {
                 adapter.save_held(index, &mut Mirror(area), w)
-            })?;
+            });
+            match held {
+                // A frame that its device has spoiled is as good as lost on the wire.
+                Err(ENOSPC) => continue,
+                held => held?,
+            }
         }
         saving.append(|encoder, room| encoder.end(room))?;
         saving.complete = true;
