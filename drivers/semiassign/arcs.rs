@@ -83,12 +83,12 @@ impl Inner {
         self.check_capture(dev)?;
         let run = matches!(self.state, State::Running | State::PreCopy);
         self.capture(dev, run)?;
-        if self.stats.pinned == 0 && self.log.is_none() {
+        if !self.narrowed && self.log.is_none() {
             if PIN_CANDIDATES
                 .iter()
                 .any(|iova| dev.narrow_dirty_scope(*iova).is_ok())
             {
-                self.stats.pinned = 1;
+                self.narrowed = true;
             } else {
                 dev_info!(
                     dev.as_dev(),
@@ -128,10 +128,10 @@ impl Inner {
     /// Starts DMA again, the frames that were held first.
     fn resume(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
-        let loaded = core::mem::take(&mut self.stats.loaded);
+        let loaded = core::mem::take(&mut self.loaded);
         // A user that stopped the device may have begun to track meanwhile, without a word to us. Once the
         // scope is narrowed a direct write would stay unseen, so serve on until a migration has ended.
-        if self.stats.pinned == 1 && self.log.is_none() && !self.maybe_tracked {
+        if self.narrowed && self.log.is_none() && !self.maybe_tracked {
             self.maybe_tracked = true;
             if self.saving_files == 0 {
                 dev_info!(
@@ -178,7 +178,7 @@ impl Inner {
             return Err(EINVAL);
         }
         self.session = Session::None;
-        self.stats.loaded = true;
+        self.loaded = true;
         Ok(None)
     }
 }

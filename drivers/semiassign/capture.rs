@@ -287,19 +287,19 @@ impl Inner {
             }
             self.release_refused = false;
         }
-        self.stats.release_tries = self.stats.release_tries.saturating_add(1);
+        self.release_tries = self.release_tries.saturating_add(1);
         if self.adapter.held() > 0 && !self.release_is_due() {
             return;
         }
         match self.release(dev) {
-            Ok(()) => self.stats.release_tries = 0,
+            Ok(()) => self.release_tries = 0,
             Err(e) => dev_dbg!(dev.as_dev(), "semiassign: not released: {:?}\n", e),
         }
     }
 
     /// Whether frames that wait for the guest to post buffers have waited long enough to be dropped.
     fn release_is_due(&self) -> bool {
-        self.stats.release_tries >= HELD_TRIES
+        self.release_tries >= HELD_TRIES
     }
 
     /// Lends everything to `f`, if the VF is captured.

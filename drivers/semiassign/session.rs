@@ -313,7 +313,7 @@ impl DataFile for SavingFile {
         let mut inner = self.dev.data().get_ref().peek();
         // A file of an earlier life of the device is not counted any more. The worker releases the VF: a
         // process that exits has no access to its memory any more.
-        if inner.stats.first_session <= self.id {
+        if inner.first_session <= self.id {
             inner.saving_files = inner.saving_files.saturating_sub(1);
             // It is closed when the user has ended its tracking.
             inner.maybe_tracked &= inner.saving_files > 0;

@@ -30,22 +30,13 @@ pub(crate) struct Stats {
     pub(crate) direct_while_tracking: u64,
     /// Bytes of the last image that was saved.
     pub(crate) state_bytes: u64,
-    /// Whether the dirty scope of the container was narrowed.
-    pub(crate) pinned: u64,
-    /// An image was loaded and the device has not run since.
-    pub(crate) loaded: bool,
-    /// Turns that a release has waited for held frames.
-    pub(crate) release_tries: u32,
-    /// The first session of this life of the device.
-    pub(crate) first_session: u64,
 }
 
 impl Stats {
-    /// Those of a device that is being opened, whose first session will be `first_session`.
-    pub(crate) fn new(first_session: u64) -> Self {
+    /// Those of a device that is being opened.
+    pub(crate) fn new() -> Self {
         Self {
             opened: Instant::now(),
-            first_session,
             captures: 0,
             releases: 0,
             capture_ns: 0,
@@ -57,9 +48,6 @@ impl Stats {
             dirty_pages: 0,
             direct_while_tracking: 0,
             state_bytes: 0,
-            pinned: 0,
-            loaded: false,
-            release_tries: 0,
         }
     }
 
@@ -145,11 +133,7 @@ fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         dirty_pages,
         direct_while_tracking,
         state_bytes,
-        pinned,
         opened: _,
-        loaded: _,
-        release_tries: _,
-        first_session: _,
     } = &inner.stats;
     writeln!(f, "mode {}", inner.mode.name())?;
     writeln!(f, "state {}", inner.state.name())?;
@@ -165,10 +149,10 @@ fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         ("dirty_pages", dirty_pages),
         ("direct_while_tracking", direct_while_tracking),
         ("state_bytes", state_bytes),
-        ("pinned", pinned),
     ] {
         writeln!(f, "{name} {value}")?;
     }
+    writeln!(f, "pinned {}", u8::from(inner.narrowed))?;
     writeln!(f, "held_now {}", inner.adapter.held())?;
     let mut result = Ok(());
     inner.adapter.counters().for_each(|name, value| {

@@ -57,6 +57,14 @@ pub(crate) struct Inner {
     pub(crate) sessions: u64,
     /// Saving files that were not released yet: their user may still be tracking.
     pub(crate) saving_files: u32,
+    /// The first session of this life of the device; files of an earlier one do not count.
+    pub(crate) first_session: u64,
+    /// The dirty scope of the container was narrowed.
+    pub(crate) narrowed: bool,
+    /// An image was loaded and the device has not run since.
+    pub(crate) loaded: bool,
+    /// Turns that a release has waited for held frames.
+    pub(crate) release_tries: u32,
     /// The user may be tracking though we were not told: see `resume`.
     pub(crate) maybe_tracked: bool,
     /// The hardware did not take the guest's rings back: not before the guest sets them up anew.
@@ -108,7 +116,7 @@ impl Inner {
     fn after_reset(&mut self, dev: &Device<Vf>) {
         self.session = Session::None;
         self.state = State::Running;
-        self.stats.loaded = false;
+        self.loaded = false;
         self.release_refused = false;
         if matches!(self.mode, Mode::Dead(_)) {
             return;
@@ -156,11 +164,15 @@ impl Operations for Vf {
                     session: Session::None,
                     sessions: 0,
                     saving_files: 0,
+                    first_session: 1,
+                    narrowed: false,
+                    loaded: false,
+                    release_tries: 0,
                     maybe_tracked: false,
                     release_refused: false,
                     log: None,
                     worker: None,
-                    stats: Stats::new(1),
+                    stats: Stats::new(),
                 }, "semiassign:vf"),
                 shown <- new_mutex!(None, "semiassign:shown"),
                 status <- new_mutex!(None, "semiassign:status"),
@@ -204,7 +216,11 @@ impl Operations for Vf {
         inner.state = State::Running;
         inner.maybe_tracked = false;
         inner.release_refused = false;
-        inner.stats = Stats::new(inner.sessions + 1);
+        inner.stats = Stats::new();
+        inner.first_session = inner.sessions + 1;
+        inner.narrowed = false;
+        inner.loaded = false;
+        inner.release_tries = 0;
         inner.adapter.reset(&mut RealVf(dev), None);
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use anyhow::{ensure, Result};
 
-use super::bed::{require_assigned, require_ping, Bed, Traffic};
+use super::bed::{require_assigned, require_narrow, require_ping, Bed, Traffic};
 use crate::host::{self, GUEST_IP};
 use crate::l2::Options;
 
@@ -28,12 +28,14 @@ pub fn migrate_and_back(bed: &Bed) -> Result<()> {
     let traffic = Traffic::start(bed)?;
     let mut second = bed.destination(&vfs.b)?;
     let there = bed.migrate(&mut first, &mut second)?;
+    require_narrow(&there)?;
     traffic.require()?;
     require_assigned(&vfs.b)?;
     first.quit()?;
 
     let mut third = bed.destination_named("back", &vfs.a, &Options::default())?;
     let back = bed.migrate(&mut second, &mut third)?;
+    require_narrow(&back)?;
     traffic.require()?;
     require_assigned(&vfs.a)?;
     second.quit()?;

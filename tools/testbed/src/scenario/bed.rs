@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::host::{self, Host, GUEST_IP};
-use crate::l2::{Options, L2};
+use crate::l2::{Options, L2, RAM_PAGES};
 use crate::migration::{self, Report};
 use crate::namespace;
 use crate::ping::Pinger;
@@ -266,6 +266,25 @@ pub fn require_assigned(vf: &str) -> Result<Status> {
         "{vf}: direct DMA while it was tracked"
     );
     Ok(status)
+}
+
+/// Percent of the guest's RAM.
+pub fn share(pages: u64) -> f64 {
+    pages as f64 * 100.0 / RAM_PAGES as f64
+}
+
+/// After the first sync, which is of everything, only what was written was reported.
+pub fn require_narrow(report: &Report) -> Result<()> {
+    let syncs = &report.dirty_pages;
+    ensure!(syncs.len() > 1, "QEMU traced {} syncs", syncs.len());
+    for pages in &syncs[1..] {
+        ensure!(
+            share(*pages) < 10.0,
+            "{pages} pages ({:.1} % of RAM) reported dirty in one sync",
+            share(*pages)
+        );
+    }
+    Ok(())
 }
 
 /// Waits until the VF is in pre-copy: the guest runs, emulated.

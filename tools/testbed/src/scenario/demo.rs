@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{ensure, Result};
 
-use super::bed::{Bed, Traffic, SOON};
+use super::bed::{require_narrow, share, Bed, Traffic, SOON};
 use crate::clock::ms;
-use crate::l2::{Options, RAM_PAGES};
+use crate::l2::Options;
 use crate::migration::Report;
 use crate::ping::Summary;
 use crate::status::{self, Status};
@@ -125,10 +125,6 @@ fn summary(report: &Report, pings: &Summary, stream: &Progress, before: &Status,
     }
 }
 
-fn share(pages: u64) -> f64 {
-    pages as f64 * 100.0 / RAM_PAGES as f64
-}
-
 /// The conditions of the main job. The stream's were checked when the traffic ended.
 fn verdict(report: &Report, pings: &Summary, before: &Status, after: &Status) -> Result<()> {
     let captured = before.number("captured_at_ns")?;
@@ -149,18 +145,7 @@ fn verdict(report: &Report, pings: &Summary, before: &Status, after: &Status) ->
             "no frame relayed: {key} is 0"
         );
     }
-    ensure!(
-        report.dirty_pages.len() > 1,
-        "QEMU traced {} syncs",
-        report.dirty_pages.len()
-    );
-    for pages in &report.dirty_pages[1..] {
-        ensure!(
-            share(*pages) < 10.0,
-            "{pages} pages ({:.1} % of RAM) reported dirty in one sync",
-            share(*pages)
-        );
-    }
+    require_narrow(report)?;
     ensure!(
         pings.longest_gap < Duration::from_secs(1),
         "a gap of {} ms",
