@@ -5,8 +5,8 @@
 use model::adapter::Adapter;
 use model::mock::Random;
 
+use crate::flow::{frame, machine, Flow};
 use crate::guest::{Cut, MAC, ONE_BUFFER};
-use crate::traffic::{frame, machine, Flow};
 
 #[test]
 fn bits_that_a_read_clears_are_not_stolen_from_the_guest() {

@@ -6,9 +6,9 @@ use model::adapter::Adapter;
 use model::io::Area;
 use model::mock::Random;
 
+use crate::flow::{frame, machine};
 use crate::guest::{Cut, Guest, ONE_BUFFER};
 use crate::machine::Machine;
-use crate::traffic::{frame, machine};
 use crate::vf::{Shared, GUEST};
 
 /// Sets a TX descriptor of queue 0.

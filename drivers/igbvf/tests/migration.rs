@@ -6,29 +6,9 @@ use model::adapter::Adapter;
 use model::image::{Reader, Writer, HEADER_BYTES};
 use model::mock::Random;
 
+use crate::flow::{frame, machine, Flow};
 use crate::guest::{Cut, Guest, MAC, ONE_BUFFER, SPLIT};
 use crate::machine::Machine;
-use crate::traffic::{frame, machine, Flow};
-
-/// Moves the guest's memory to a new machine and the device's image with it.
-fn migrate(mut from: Machine) -> Machine {
-    from.with(|model, io| model.stop(io)).unwrap();
-    migrate_stopped(from)
-}
-
-fn migrate_stopped(mut from: Machine) -> Machine {
-    let image = from.save();
-    let (memory, wire) = {
-        let mut w = from.world.borrow_mut();
-        (w.memory.clone(), std::mem::take(&mut w.wire))
-    };
-    let mut to = Machine::with_memory(memory);
-    // Another host's counters.
-    to.world.borrow_mut().regs[0xf10 / 4] = 0xffff_fff0;
-    to.restore(&image).unwrap();
-    to.world.borrow_mut().wire = wire;
-    to
-}
 
 #[test]
 fn frames_keep_their_order_and_number_across_migrations() {
@@ -46,13 +26,13 @@ fn frames_keep_their_order_and_number_across_migrations() {
             for _ in 0..r.below(40) {
                 flow.step(&mut m, &mut g, &mut r);
             }
-            m = migrate(m);
+            m = m.migrate();
             held += m.model.held();
             flow.lazy = false;
             m.with(|model, io| model.start(io));
             if i % 3 == 0 {
                 // And on to the next host, before anything was delivered.
-                m = migrate(m);
+                m = m.migrate();
                 m.with(|model, io| model.start(io));
             }
             for _ in 0..20 {
@@ -116,7 +96,7 @@ fn everything_the_guest_asked_for_is_asked_of_the_other_pf() {
         (Some(MAC), [100, 0].as_slice())
     );
     m.capture();
-    let mut to = migrate(m);
+    let mut to = m.migrate();
     assert_eq!(to.world.borrow().filters, filters);
     to.with(|model, io| model.start(io));
     assert!(g.link_check(&mut to));
@@ -136,7 +116,7 @@ fn what_the_guest_s_reset_has_ended_is_not_asked_for() {
     m.capture();
     g.probe(&mut m);
     let filters = m.world.borrow().filters.clone();
-    let to = migrate(m);
+    let to = m.migrate();
     assert_eq!(to.world.borrow().filters, filters);
     assert_eq!(
         (
@@ -155,7 +135,7 @@ fn interrupts_are_set_up_as_they_were() {
     // As QEMU reads it: the vector that was unmasked last.
     m.store(0x1524, 2);
     m.capture();
-    let to = migrate(m);
+    let to = m.migrate();
     let read = |at: usize| to.world.borrow().regs[at / 4];
     assert_eq!(
         [read(0x1680), read(0x1700), read(0x1740)],
@@ -181,7 +161,7 @@ fn a_frame_that_is_half_delivered_is_finished_on_the_other_side() {
         m.world.borrow_mut().memory.busy_always = false;
         m.world.borrow_mut().memory.busy_after = None;
         held += m.model.held();
-        let mut to = migrate_stopped(m);
+        let mut to = m.migrate_stopped();
         to.with(|model, io| model.start(io));
         to.poll();
         to.world.borrow_mut().receive(0, &frame(1, 60));
@@ -258,7 +238,7 @@ fn a_pf_that_does_not_answer_is_a_reason_to_refuse() {
 fn a_guest_without_a_driver_migrates_and_asks_for_nothing() {
     let mut m = Machine::new();
     m.capture();
-    let mut to = migrate(m);
+    let mut to = m.migrate();
     assert!(to.world.borrow().messages.is_empty());
     to.with(|model, io| model.start(io));
     to.turns(3);
@@ -276,7 +256,7 @@ fn an_interface_that_is_down_migrates_with_its_address() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.capture();
     g.down(&mut m);
-    let mut to = migrate(m);
+    let mut to = m.migrate();
     assert_eq!(to.world.borrow().filters.mac, Some(MAC));
     assert_eq!(to.world.borrow().regs[0x1524 / 4], 0);
     to.with(|model, io| model.start(io));
@@ -302,7 +282,7 @@ fn statistics_never_run_backwards() {
         m.world.borrow_mut().receive(0, &frame(0, 60));
         m.poll();
         check(&mut m, 1);
-        m = migrate(m);
+        m = m.migrate();
         check(&mut m, 0);
         m.with(|model, io| model.start(io));
         m.world.borrow_mut().pf_reset();
@@ -320,7 +300,7 @@ fn a_message_that_is_under_way_is_answered_on_the_other_side() {
     m.capture();
     m.world.borrow_mut().silent = true;
     g.post(&mut m, &[4 | 1 << 16, 300]);
-    let mut to = migrate(m);
+    let mut to = m.migrate();
     let reply = g.reply(&mut to).unwrap();
     assert_eq!(reply, 0xa001_0004);
     assert_eq!(to.world.borrow().filters.vlans, [300]);
@@ -333,7 +313,7 @@ fn a_message_that_the_guest_has_given_up_is_not_repeated() {
     m.world.borrow_mut().silent = true;
     g.post(&mut m, &[4 | 1 << 16, 300]);
     m.store(0, 1 << 26);
-    let to = migrate(m);
+    let to = m.migrate();
     assert!(to.world.borrow().messages.is_empty());
 }
 

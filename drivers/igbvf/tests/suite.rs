@@ -2,11 +2,10 @@
 
 //! The model between a mock guest and a mock VF: traffic across capture, release and migration.
 
+use mock_igbvf::{flow, guest, machine, vf};
+
 mod conform;
 mod control;
-mod guest;
 mod hostile;
-mod machine;
 mod migration;
 mod traffic;
-mod vf;

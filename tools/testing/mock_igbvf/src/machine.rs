@@ -201,4 +201,25 @@ impl Machine {
             have.drain(..used);
         }
     }
+
+    /// Stops the device, and has the VF of another host take it over with the guest's memory: captured and stopped.
+    pub fn migrate(mut self) -> Self {
+        self.with(|model, io| model.stop(io)).unwrap();
+        self.migrate_stopped()
+    }
+
+    /// The same for a device that is stopped.
+    pub fn migrate_stopped(mut self) -> Self {
+        let image = self.save();
+        let (memory, wire) = {
+            let mut w = self.world.borrow_mut();
+            (w.memory.clone(), std::mem::take(&mut w.wire))
+        };
+        let mut to = Self::with_memory(memory);
+        // Another host's counters.
+        to.world.borrow_mut().regs[0xf10 / 4] = 0xffff_fff0;
+        to.restore(&image).unwrap();
+        to.world.borrow_mut().wire = wire;
+        to
+    }
 }
