@@ -4,9 +4,9 @@
 
 use crate::dirty::DirtyLog;
 use crate::vf::Vf;
-use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::time::{delay::fsleep, Delta};
+use model::dirty;
 use model::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 use vfio::memory::Pages;
 use vfio::region::MemoryGuard;
@@ -104,13 +104,10 @@ impl Guest<'_> {
     /// Marks after the write, also after one that failed half-way: marking first would lose the page to a
     /// report in between, and what failed may have written its beginning.
     fn written(&mut self, at: Iova, len: usize) {
-        let first = at.0 / PAGE_SIZE as u64;
-        let last = at.0.saturating_add(len.saturating_sub(1) as u64) / PAGE_SIZE as u64;
-        *self.pages_written = self.pages_written.wrapping_add(last - first + 1);
+        let nr_pages = dirty::pages(at, len).map_or(0, |pages| pages.count());
+        *self.pages_written = self.pages_written.wrapping_add(nr_pages as u64);
         if let Some(log) = self.log.as_deref_mut() {
-            for page in first..=last {
-                log.mark(page);
-            }
+            log.mark(at, len);
         }
     }
 }

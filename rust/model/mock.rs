@@ -4,11 +4,12 @@
 
 extern crate std;
 
-use std::collections::BTreeSet;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Range, RangeInclusive};
 use std::vec;
 use std::vec::Vec;
 
+use crate::dirty::{Chunk, Chunks};
 use crate::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 
 /// Registers that just keep what is written.
@@ -183,6 +184,49 @@ impl Area for Mirror {
             .and_then(|end| self.bytes.get_mut(at..end))
         {
             bytes.copy_from_slice(buf);
+        }
+    }
+}
+
+/// The chunks of a dirty set.
+#[derive(Clone, Debug)]
+pub struct BTreeChunks {
+    chunks: BTreeMap<u64, Chunk>,
+    most: usize,
+}
+
+impl BTreeChunks {
+    /// There is memory for so many.
+    pub fn at_most(most: usize) -> Self {
+        Self {
+            chunks: BTreeMap::new(),
+            most,
+        }
+    }
+}
+
+impl Default for BTreeChunks {
+    fn default() -> Self {
+        Self::at_most(usize::MAX)
+    }
+}
+
+impl Chunks for BTreeChunks {
+    fn get(&mut self, number: u64) -> Option<&mut Chunk> {
+        self.chunks.get_mut(&number)
+    }
+
+    fn insert(&mut self, number: u64) -> bool {
+        let room = self.chunks.len() < self.most;
+        if room {
+            self.chunks.insert(number, Chunk::new());
+        }
+        room
+    }
+
+    fn for_each(&mut self, numbers: RangeInclusive<u64>, f: &mut dyn FnMut(u64, &mut Chunk)) {
+        for (number, chunk) in self.chunks.range_mut(numbers) {
+            f(*number, chunk);
         }
     }
 }

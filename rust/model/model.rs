@@ -13,6 +13,7 @@
 //! - [`register`]: rows of a register table.
 //! - [`ring`]: arithmetic of head, tail and length.
 //! - [`image`]: the migration stream, written and parsed.
+//! - [`dirty`]: the set of guest pages that were written.
 //! - [`counters`]: what happened, for debugfs.
 
 #![no_std]
@@ -20,6 +21,7 @@
 
 pub mod adapter;
 pub mod counters;
+pub mod dirty;
 pub mod image;
 pub mod io;
 #[cfg(any(test, feature = "mock"))]
