@@ -6,22 +6,26 @@ ENTER := tools/root/enter
 CARGO := $(ENTER) env -C tools cargo
 BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
-# T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
+# KERNEL=stock|full|debug is what L1 runs and modules are built for. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
+export KERNEL ?= stock
 T ?=
 CMD ?=
 NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root modules bed l1 install demo test check new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test check new-adapter clean distclean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 root: ## make or complete the build root and the kernel tree in $SEMIASSIGN_CACHE (other targets do it by themselves)
-	@tools/root/make-root
+	@tools/root/make-root $(filter-out stock,$(KERNEL))
 
-modules: root ## build semiassign.ko for the stock kernel; the checkout stays clean
+kernel-full kernel-debug: kernel-%: ## the same, with another kernel for L1: see tools/kernels
+	@tools/root/make-root $*
+
+modules: root ## build semiassign.ko for KERNEL; the checkout stays clean
 	@tools/root/build-module
 
 bed: root
@@ -30,6 +34,7 @@ bed: root
 l1: bed ## boot the host under test, run CMD='shell script' in it and pass its exit status on
 	@$(BED) l1 $${L1_SCRIPT:+--script "$$L1_SCRIPT"}
 
+install: KERNEL = stock
 install: modules ## install semiassign.ko on this host, if it runs the kernel it was built for
 	@tools/root/install-module
 

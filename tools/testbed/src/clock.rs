@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Result};
 use nix::time::{clock_gettime, ClockId};
 
+use crate::kernel;
+
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub fn now_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
@@ -27,13 +29,13 @@ pub fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 
-/// Polls `probe` until it yields a value; an error of the probe ends the wait at once.
+/// Polls `probe` until it yields a value; an error of the probe ends the wait at once. `limit` is for a stock kernel.
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * kernel::patience());
     loop {
         if let Some(value) = probe()? {
             return Ok(value);

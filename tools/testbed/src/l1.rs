@@ -15,9 +15,11 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use crate::job::{self, Job, Outcome};
+use crate::kernel;
 
 const BUILD: &str = "/build";
-pub const IMAGES: &str = "/src/images";
+/// What guests start from: always the stock kernel's.
+pub const GUEST_IMAGES: &str = "/src/images";
 /// Console lines worth a place on the user's screen; all are in the log.
 const ALARMING: [&str; 9] = [
     "BUG:",
@@ -31,12 +33,13 @@ const ALARMING: [&str; 9] = [
     "rust_kernel",
 ];
 /// One of these and the host under test is broken, whatever the scenario thought.
-const FATAL: [&str; 5] = [
+const FATAL: [&str; 6] = [
     "BUG:",
     "WARNING:",
     "Oops",
     "Kernel panic",
     "general protection",
+    "UBSAN:",
 ];
 
 pub struct Run {
@@ -154,7 +157,7 @@ fn lock() -> Result<Flock<File>> {
 }
 
 fn prepare_share(folder: &Path, job: &Job) -> Result<()> {
-    let release = release()?;
+    let release = kernel::release();
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -162,12 +165,16 @@ fn prepare_share(folder: &Path, job: &Job) -> Result<()> {
     job::save(&job::job_file(folder), job)?;
     fs::copy("/proc/self/exe", folder.join("bed"))?;
     let mut initramfs =
-        fs::read(format!("{IMAGES}/l2.cpio")).context("no guest image: run `make root`")?;
+        fs::read(format!("{GUEST_IMAGES}/l2.cpio")).context("no guest image: run `make root`")?;
     append_init(&mut initramfs, &fs::read("/proc/self/exe")?)?;
     fs::write(folder.join("l2.cpio"), initramfs)?;
 
     let modules = folder.join("modules");
-    crate::command::run(&format!("cp -r {IMAGES}/modules {}", modules.display()))?;
+    crate::command::run(&format!(
+        "cp -r {}/modules {}",
+        images()?,
+        modules.display()
+    ))?;
     let built = Path::new(BUILD).join(&release).join("semiassign.ko");
     if built.exists() {
         let updates = modules.join("lib/modules").join(&release).join("updates");
@@ -178,8 +185,9 @@ fn prepare_share(folder: &Path, job: &Job) -> Result<()> {
     Ok(())
 }
 
-fn release() -> Result<String> {
-    std::env::var("SEMIASSIGN_KERNEL").context("run me through tools/root/enter")
+/// What L1 starts from.
+fn images() -> Result<String> {
+    std::env::var("SEMIASSIGN_IMAGES").context("run me through tools/root/enter")
 }
 
 /// Appends `/init` to a cpio archive (newc). The kernel unpacks concatenated archives one after the other.
@@ -232,8 +240,20 @@ fn accelerator() -> [&'static str; 4] {
     }
 }
 
+fn command_line() -> String {
+    // What a debug kernel warns of is never harmless.
+    let panic = if kernel::is_debug() {
+        "panic_on_warn=1"
+    } else {
+        ""
+    };
+    format!(
+        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1 log_buf_len=4M {panic}"
+    )
+}
+
 fn start_qemu(folder: &Path) -> Result<Child> {
-    let share = folder.display();
+    let (share, images) = (folder.display(), images()?);
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args([
         "-machine",
@@ -250,14 +270,11 @@ fn start_qemu(folder: &Path) -> Result<Child> {
     .args(["-device", "intel-iommu,intremap=on,device-iotlb=off"])
     .args([
         "-kernel",
-        &format!("{IMAGES}/vmlinuz"),
+        &format!("{images}/vmlinuz"),
         "-initrd",
-        &format!("{IMAGES}/l1.cpio"),
+        &format!("{images}/l1.cpio"),
     ])
-    .args([
-        "-append",
-        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1 log_buf_len=4M",
-    ])
+    .args(["-append", &command_line()])
     .args(["-serial", &format!("file:{share}/l1-console.log")])
     .args([
         "-chardev",

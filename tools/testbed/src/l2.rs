@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 use crate::agent::Agent;
 use crate::clock::wait_for;
 use crate::job::SHARE;
-use crate::l1::IMAGES;
+use crate::l1::GUEST_IMAGES;
 use crate::qmp::Qmp;
 
 pub const RAM_MIB: u64 = 256;
@@ -85,7 +85,7 @@ impl L2 {
         ])
         .args([
             "-kernel",
-            &format!("{IMAGES}/vmlinuz"),
+            &format!("{GUEST_IMAGES}/vmlinuz"),
             "-initrd",
             &format!("{SHARE}/l2.cpio"),
         ])

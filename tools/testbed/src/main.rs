@@ -8,6 +8,7 @@ mod guest;
 mod host;
 mod inside;
 mod job;
+mod kernel;
 mod l1;
 mod l2;
 mod migration;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail, Context, Result};
 use serde_json::{json, Value};
 
-use crate::clock;
+use crate::{clock, kernel};
 
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -55,7 +55,7 @@ impl Qmp {
             events,
         };
         qmp.replies
-            .recv_timeout(Duration::from_secs(30))
+            .recv_timeout(Duration::from_secs(30) * kernel::patience())
             .context("no greeting from QEMU")?;
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
@@ -68,7 +68,7 @@ impl Qmp {
         // A command may wait for the big lock behind a slow state change, but not for ever.
         let reply = self
             .replies
-            .recv_timeout(Duration::from_secs(120))
+            .recv_timeout(Duration::from_secs(120) * kernel::patience())
             .map_err(|_| anyhow!("no answer to `{command}`"))?;
         match (reply.get("return"), reply.get("error")) {
             (Some(value), _) => Ok(value.clone()),

@@ -7,13 +7,17 @@ use anyhow::{bail, Result};
 
 use crate::job::{Job, Verdict};
 use crate::l1::{boot, host_path};
-use crate::scenario;
+use crate::{kernel, scenario};
 
 /// Per scenario, with room for a machine that does other things too.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
 
 pub fn demo() -> Result<bool> {
-    let run = boot("demo", &Job::Demo, Duration::from_secs(400))?;
+    let run = boot(
+        "demo",
+        &Job::Demo,
+        Duration::from_secs(400) * kernel::patience(),
+    )?;
     let logs = host_path(&run.folder);
     let failure = match run.outcome.verdicts.first() {
         None => Some("L1 ended without a verdict".to_owned()),
@@ -48,12 +52,16 @@ pub fn test(name: Option<&str>) -> Result<bool> {
         if left.is_empty() {
             break;
         }
-        println!("bed: {} scenario(s) to go, booting L1", left.len());
+        println!(
+            "bed: {} scenario(s) to go, booting L1 with {}",
+            left.len(),
+            kernel::release()
+        );
         let run = boot(
             // A comma in a path is one too many for QEMU.
             &format!("test-{}-{number}", name.unwrap_or("all").replace(',', "+")),
             &Job::Scenarios(left.clone()),
-            SCENARIO_LIMIT * left.len() as u32,
+            SCENARIO_LIMIT * left.len() as u32 * kernel::patience(),
         )?;
         let logs = host_path(&run.folder);
         let done = run.outcome.verdicts.len();

@@ -7,6 +7,7 @@ pub mod container;
 pub mod device;
 pub mod guest;
 pub mod image;
+pub mod logging;
 pub mod mailbox;
 pub mod memory;
 pub mod migration;

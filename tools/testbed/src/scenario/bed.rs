@@ -13,7 +13,7 @@ use crate::migration::{self, Report};
 use crate::namespace;
 use crate::ping::Pinger;
 use crate::status::{self, Status};
-use crate::{command, stream};
+use crate::{command, kernel, stream};
 
 use super::KERNEL_COMPLAINED;
 
@@ -24,7 +24,7 @@ pub const GUEST_MAC: &str = "52:54:00:aa:00:01";
 pub const OTHER_MAC: &str = "52:54:00:aa:00:02";
 
 /// What a healthy kernel never says.
-const COMPLAINTS: [&str; 8] = [
+const COMPLAINTS: [&str; 10] = [
     "BUG:",
     "WARNING:",
     "Oops",
@@ -33,6 +33,8 @@ const COMPLAINTS: [&str; 8] = [
     "blocked for more than",
     "lockup",
     "general protection",
+    "UBSAN:",
+    "suspicious RCU usage",
 ];
 
 pub struct Bed<'a> {
@@ -126,7 +128,15 @@ impl<'a> Bed<'a> {
     }
 
     /// A scenario that passed on a kernel that complained has failed.
-    pub fn check_kernel_after(&self, result: Result<()>) -> Result<()> {
+    pub fn check_kernel_after(&self, result: Result<()>, last: bool) -> Result<()> {
+        let leaks = kernel::check_leaks(last);
+        let _ = fs::write(
+            self.folder.join("kmemleak.log"),
+            leaks
+                .as_ref()
+                .map_or_else(|e| format!("{e:#}"), Clone::clone),
+        );
+        let result = result.and(leaks.map(drop).context(KERNEL_COMPLAINED));
         let log = host::kernel_log()?;
         let new = log.get(self.kernel_log_from..).unwrap_or(&log);
         let complaint = new

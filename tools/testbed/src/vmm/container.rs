@@ -10,6 +10,7 @@ use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use vfio_bindings::bindings::vfio;
 
+use super::logging::marked;
 use super::memory::PAGE;
 use crate::clock::wait_for;
 use crate::host;
@@ -143,9 +144,7 @@ impl Container {
             &mut bitmap,
         )
         .context("cannot get the dirty bitmap")?;
-        Ok((0..pages)
-            .filter(|page| bitmap[page / 64] >> (page % 64) & 1 != 0)
-            .collect())
+        Ok(marked(&bitmap, pages))
     }
 
     fn dirty(&self, flags: u32, len: u64, bitmap: &mut [u64]) -> nix::Result<()> {

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kernel that L1 runs: which one it is, how slow it may be, what it has leaked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{bail, Result};
+
+use crate::command;
+
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+/// kmemleak takes no object for leaked that is younger.
+const YOUNG: Duration = Duration::from_secs(5);
+
+/// The release of L1's kernel, in the build root as in L1.
+pub fn release() -> String {
+    std::env::var("SEMIASSIGN_KERNEL").unwrap_or_else(|_| {
+        let name = nix::sys::utsname::uname();
+        name.map_or(String::new(), |name| {
+            name.release().to_string_lossy().into_owned()
+        })
+    })
+}
+
+/// One that checks every access and every lock.
+pub fn is_debug() -> bool {
+    release().ends_with("-debug")
+}
+
+/// How many times longer than on a stock kernel things may take.
+pub fn patience() -> u32 {
+    if is_debug() {
+        5
+    } else {
+        1
+    }
+}
+
+/// Has kmemleak look for memory that nobody points to, and fails if any was allocated by us or by VFIO for us.
+/// `last` waits until no object is too young to be found.
+///
+/// Returns all that was found, whoever leaked it.
+pub fn check_leaks(last: bool) -> Result<String> {
+    if !Path::new(KMEMLEAK).exists() {
+        return Ok(String::new());
+    }
+    if last {
+        std::thread::sleep(YOUNG);
+    }
+    command::write(KMEMLEAK, "scan")?;
+    let found = command::read(KMEMLEAK)?;
+    command::write(KMEMLEAK, "clear")?;
+    for leak in found.split("unreferenced object").skip(1) {
+        if leak.contains("semiassign") || leak.contains("vfio") {
+            bail!("leaked: {}", leak.trim());
+        }
+    }
+    Ok(found)
+}
