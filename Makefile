@@ -14,7 +14,7 @@ NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test check new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests check new-adapter clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, u
 
 test: modules bed ## host-side tests, then the end-to-end scenarios; T=name chooses scenarios only
 	@tools/run-tests $(T)
+
+kunit: ## the suites that only the kernel can run, in L1 with the full kernel (or KERNEL=debug)
+	@$(MAKE) --no-print-directory test T=kunit KERNEL=$(if $(filter debug,$(KERNEL)),debug,full)
+
+selftests: ## VFIO's own tests on a VF of ours, in L1 with the full kernel (or KERNEL=debug)
+	@$(MAKE) --no-print-directory test T=vfio_selftests KERNEL=$(if $(filter debug,$(KERNEL)),debug,full)
 
 check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks

@@ -15,6 +15,7 @@
 //! - [`session`]: the data file of a migration, both ways.
 //! - [`dirty`]: the log of pages written while emulated.
 //! - [`status`]: what can be seen from outside.
+//! - `kunit`: what only the kernel can test.
 
 use kernel::debugfs::Dir;
 use kernel::prelude::*;
@@ -22,6 +23,8 @@ use kernel::prelude::*;
 mod arcs;
 mod capture;
 mod dirty;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod lend;
 mod registry;
 mod relay;
@@ -69,6 +72,11 @@ impl kernel::InPlaceModule for Semiassign {
         // SAFETY: Called once, as the module is loaded.
         unsafe { DEBUGFS_ROOT.init() };
         *DEBUGFS_ROOT.lock() = Some(Dir::new(c"semiassign"));
+        #[cfg(CONFIG_KUNIT = "y")]
+        // SAFETY: As above.
+        unsafe {
+            kunit::UNDER_TEST.init()
+        };
         try_pin_init!(Self {
             driver <- vfio::Driver::new(registry::ids()),
             _debugfs: DebugfsRoot,

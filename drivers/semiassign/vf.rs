@@ -222,11 +222,15 @@ impl Operations for Vf {
         inner.loaded = false;
         inner.release_tries = 0;
         inner.adapter.reset(&mut RealVf(dev), None);
+        #[cfg(CONFIG_KUNIT = "y")]
+        crate::kunit::UNDER_TEST.lock().replace(dev.into());
         Ok(())
     }
 
     fn close(dev: &Device<Self>) {
         let vf = dev.data().get_ref();
+        #[cfg(CONFIG_KUNIT = "y")]
+        let _tested = crate::kunit::UNDER_TEST.lock().take();
         // The worker ends first; it needs the lock to end its turn.
         let worker = vf.inner.lock().worker.take();
         drop(worker);

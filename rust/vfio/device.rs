@@ -276,6 +276,12 @@ impl<T: Operations> Device<T> {
         (lives % 2 == 1).then_some(lives)
     }
 
+    /// Whether a domain with mappings is attached, the user's or a private one: otherwise the device reaches no memory.
+    pub fn has_paging_domain(&self) -> bool {
+        // SAFETY: The PCI device is there as long as `self` lives.
+        !unsafe { bindings::vfio_helper_user_domain(self.raw_dev()) }.is_null()
+    }
+
     /// Whether the user came through iommufd rather than a container.
     pub fn is_iommufd(&self) -> bool {
         // SAFETY: The field is set before open and cleared after close.

@@ -142,6 +142,44 @@ impl Drop for Group {
     }
 }
 
+/// Attaches `domain`, while none is attached.
+fn attach_once(domain: NonNull<bindings::iommu_domain>, group: &Group) -> Result {
+    #[cfg(CONFIG_KUNIT = "y")]
+    inject::fail()?;
+    // SAFETY: Both are alive.
+    to_result(unsafe { bindings::iommu_attach_group(domain.as_ptr(), group.as_ptr()) })
+}
+
+/// Failures to attach a domain, for tests.
+#[cfg(CONFIG_KUNIT = "y")]
+pub mod inject {
+    use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+    use kernel::error::to_result;
+    use kernel::prelude::*;
+
+    static LEFT: AtomicU32 = AtomicU32::new(0);
+    static ERRNO: AtomicI32 = AtomicI32::new(0);
+
+    /// The next `times` attempts, of whatever device, fail with `error`.
+    pub fn attach_fails(times: u32, error: Error) {
+        ERRNO.store(error.to_errno(), Ordering::SeqCst);
+        LEFT.store(times, Ordering::SeqCst);
+    }
+
+    /// Failures that have not happened yet.
+    pub fn left() -> u32 {
+        LEFT.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn fail() -> Result {
+        let left = LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        match left {
+            Ok(_) => to_result(ERRNO.load(Ordering::SeqCst)),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
 /// Why the private domain could not be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachError {
@@ -282,6 +320,13 @@ impl<T: Operations> Private<T> {
         })
     }
 
+    /// Whether the private domain is the one that the device uses.
+    pub fn is_attached(&self) -> bool {
+        // SAFETY: The PCI device is there as long as `dev`.
+        let domain = unsafe { bindings::vfio_helper_user_domain(self.dev.raw_dev()) };
+        domain == self.domain.as_ptr()
+    }
+
     /// The memory. `None` only while it is being set up.
     pub fn area(&self) -> Option<&Area> {
         self.area.as_ref()
@@ -290,10 +335,7 @@ impl<T: Operations> Private<T> {
     fn attach_group(&self, domain: NonNull<bindings::iommu_domain>) -> Result {
         let mut ret = Err(EBUSY);
         for _ in 0..ATTACH_TRIES {
-            // SAFETY: Both are alive.
-            ret = to_result(unsafe {
-                bindings::iommu_attach_group(domain.as_ptr(), self.group.as_ptr())
-            });
+            ret = attach_once(domain, &self.group);
             if ret != Err(EBUSY) {
                 break;
             }

@@ -248,7 +248,7 @@ fn command_line() -> String {
         ""
     };
     format!(
-        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1 log_buf_len=4M {panic}"
+        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1 log_buf_len=4M no_timer_check kunit.autorun=0 {panic}"
     )
 }
 

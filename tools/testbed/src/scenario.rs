@@ -9,8 +9,11 @@ mod demo;
 mod garbage;
 mod interruptions;
 mod killed;
+mod kunit;
+mod mappings;
 mod network;
 mod races;
+mod selftests;
 mod stream;
 mod tracking;
 mod vmm_bed;
@@ -59,11 +62,14 @@ pub const ALL: &[Scenario] = scenarios! {
     tracking::dirty_bitmap_is_exact: "every page that the device wrote is reported, and no other",
     tracking::dma_log_is_exact: "the same by the device's own log, where the kernel can report it",
     tracking::direct_dma_is_missed_by_both_trackers: "the oracle of these two sees what a device writes that nobody tracks",
+    mappings::every_mapping_follows: "several mappings, descriptors and processes see the same pages, whatever they are",
     races::unmap_races_pin: "rule 6: unmapping the page that is being pinned",
     races::resets_race_guest_memory: "rule 9: resets while the worker writes to RAM, or to the BAR that is being reset",
     killed::closed_in_every_state: "rule 10: a VMM killed in every state of its device",
     walk::every_arc_from_every_state: "a random walk over states, files and resets",
     garbage::garbage_rings_hurt_only_their_queue: "rings, tails and descriptors that make no sense",
+    selftests::vfio_selftests: "VFIO's own tests, before and after a capture, where they were built with the kernel",
+    kunit::kunit_suites: "what only the kernel can test, where it has KUnit",
     control_page::control_page_mapped_is_unmigratable: "a VMM that maps all of BAR 0",
 };
 

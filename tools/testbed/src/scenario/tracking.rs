@@ -9,7 +9,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 use super::bed::{Bed, SOON};
 use super::vmm_bed::{memory, peer, vfs, LAP, MAC};
 use crate::status::{self, Status};
-use crate::vmm::guest::{may_be_written, Guest};
+use crate::vmm::guest::{may_be_written, Guest, SLOTS};
 use crate::vmm::memory::{Memory, PAGE};
 use crate::vmm::migration::State;
 use crate::vmm::traffic::{exchange, Peer};
@@ -268,8 +268,8 @@ pub fn direct_dma_is_missed_by_both_trackers(bed: &Bed) -> Result<()> {
         }
         let missed = memory.differing().len();
         ensure!(
-            missed > LAP,
-            "{missed} pages differ after {LAP} frames of direct DMA"
+            missed > SLOTS,
+            "{missed} pages differ after {LAP} frames of direct DMA into {SLOTS} buffers"
         );
         println!("    {missed} pages were written directly, reported by nobody, and found");
         memory.forget_copy();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
-use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
+use nix::sys::mman::{mmap, mmap_anonymous, mremap, munmap, MRemapFlags, MapFlags, ProtFlags};
 use vfio_bindings::bindings::vfio;
 
 use super::container::Container;
@@ -91,11 +91,7 @@ impl Device {
         if !CONTROL_PAGE.contains(&at) {
             return Ok(self.rings.read32(at));
         }
-        let mut bytes = [0; 4];
-        self.file
-            .read_exact_at(&mut bytes, self.bar + at as u64)
-            .with_context(|| format!("cannot read register {at:#x}"))?;
-        Ok(u32::from_le_bytes(bytes))
+        self.read32_by_file(at)
     }
 
     pub fn write32(&self, at: usize, value: u32) -> Result<()> {
@@ -128,6 +124,23 @@ impl Device {
                 Err(Errno::EAGAIN) => Ok(None),
                 Err(error) => Err(error).context("VFIO_DEVICE_RESET failed"),
             }
+        })
+    }
+
+    /// Reads a register by the file, wherever it is.
+    pub fn read32_by_file(&self, at: usize) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.file
+            .read_exact_at(&mut bytes, self.bar + at as u64)
+            .with_context(|| format!("cannot read register {at:#x}"))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// The same file by another descriptor, for mappings alone.
+    pub fn duplicate(&self) -> Result<Descriptor> {
+        Ok(Descriptor {
+            bar: self.bar,
+            file: self.file.try_clone()?,
         })
     }
 
@@ -202,6 +215,18 @@ impl RegionInfo {
     }
 }
 
+/// Another descriptor of a device.
+pub struct Descriptor {
+    bar: u64,
+    file: File,
+}
+
+impl Descriptor {
+    pub fn map(&self, part: Range<usize>) -> nix::Result<Mapping> {
+        Mapping::new(&self.file, self.bar, part)
+    }
+}
+
 /// A part of BAR 0 in our address space.
 pub struct Mapping {
     base: std::ptr::NonNull<u32>,
@@ -234,6 +259,23 @@ impl Mapping {
 
     pub fn address(&self) -> u64 {
         self.base.as_ptr() as u64
+    }
+
+    /// The same by `mremap()`, to an address that the kernel chooses.
+    pub fn moved(self) -> nix::Result<Self> {
+        let this = std::mem::ManuallyDrop::new(self);
+        let (len, part) = (this.part.len(), this.part.clone());
+        let size = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: The room is new; the mapping moves there, and its old address is not used any more.
+        let base = unsafe {
+            let room = mmap_anonymous(None, size, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE)?;
+            let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+            mremap(this.base.cast(), len, len, flags, Some(room))
+        }?;
+        Ok(Self {
+            base: base.cast(),
+            part,
+        })
     }
 
     fn at(&self, at: usize) -> *mut u32 {
