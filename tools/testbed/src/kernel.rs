@@ -27,6 +27,11 @@ pub fn is_debug() -> bool {
     release().ends_with("-debug")
 }
 
+/// One that reports what a driver logs: QEMU migrates a VF by default there.
+pub fn reports_logs() -> bool {
+    release().contains("-semiassign-")
+}
+
 /// How many times longer than on a stock kernel things may take.
 pub fn patience() -> u32 {
     if is_debug() {

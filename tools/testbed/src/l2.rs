@@ -12,6 +12,7 @@ use serde_json::{json, Value};
 use crate::agent::Agent;
 use crate::clock::wait_for;
 use crate::job::SHARE;
+use crate::kernel;
 use crate::l1::GUEST_IMAGES;
 use crate::qmp::Qmp;
 
@@ -60,7 +61,10 @@ impl L2 {
         let (control, agent) = (file("qmp.sock"), file("agent.sock"));
         let mut device = format!("vfio-pci,host={vf},id=vf0,addr=2");
         if options.migratable {
-            device.push_str(",enable-migration=on,migration-events=on");
+            device.push_str(",migration-events=on");
+            if !kernel::reports_logs() {
+                device.push_str(",enable-migration=on");
+            }
         }
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([

@@ -59,17 +59,16 @@ fn run(suite: &str) -> Result<usize> {
     let folder = Path::new(KUNIT).join(suite);
     command::write(folder.join("run"), "1")?;
     let results = command::read(folder.join("results"))?;
-    let tests = || results.lines().filter(|line| line.starts_with("    "));
+    let is_result = |line: &&str| line.starts_with("    ok ") || line.starts_with("    not ok ");
+    let tests = || results.lines().filter(is_result).map(str::trim);
     for line in tests() {
-        println!("    {suite}: {}", line.trim());
+        println!("    {suite}: {line}");
     }
     ensure!(
         !results.contains("not ok") && tests().all(|line| !line.contains("# SKIP")),
         "{suite}: not all tests passed; the kernel's log has `kunit:` lines"
     );
-    let passed = tests()
-        .filter(|line| line.trim().starts_with("ok "))
-        .count();
+    let passed = tests().count();
     ensure!(passed > 0, "{suite} ran no test: {results}");
     Ok(passed)
 }
