@@ -188,6 +188,10 @@ impl Record {
             }
             return;
         }
+        // The PF does what it can of this one, and refuses if that is not all.
+        if asked & MSG_TYPE == SET_PROMISC && answer & MSG_CTS != 0 {
+            self.promisc = asked & MSG_INFO;
+        }
         if !accepted {
             return;
         }
@@ -216,7 +220,6 @@ impl Record {
             }
             (SET_VLAN, _) => self.overflow |= !self.vlans.insert(lo as u16 & 0xfff),
             (SET_LPE, _) => self.lpe = Some(lo),
-            (SET_PROMISC, info) => self.promisc = info,
             _ => {}
         }
     }

@@ -108,6 +108,19 @@ fn everything_the_guest_asked_for_is_asked_of_the_other_pf() {
 }
 
 #[test]
+fn modes_that_the_pf_has_refused_in_part_are_asked_for() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    // DPDK asks for unicasts and multicasts at once; igb takes the multicasts and says no.
+    assert_eq!(g.message(&mut m, &[6 | 6 << 16]).unwrap() >> 30, 1);
+    assert_eq!(m.world.borrow().filters.promisc, 2);
+    m.capture();
+    let mut to = m.migrate();
+    assert_eq!(to.world.borrow().filters.promisc, 2);
+    assert_eq!(g.message(&mut to, &[6 | 4 << 16]).unwrap() >> 30, 1);
+    assert_eq!(to.migrate_stopped().world.borrow().filters.promisc, 0);
+}
+
+#[test]
 fn what_the_guest_s_reset_has_ended_is_not_asked_for() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();

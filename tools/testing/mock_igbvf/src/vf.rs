@@ -204,9 +204,10 @@ impl World {
                         f.lpe = m[1];
                         true
                     }
+                    // As igb: all multicasts it knows, and says no if anything else is asked as well.
                     (6, info) => {
-                        f.promisc = info;
-                        true
+                        f.promisc = info & 2;
+                        info & !2 == 0
                     }
                     _ => false,
                 };
