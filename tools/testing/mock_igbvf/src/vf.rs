@@ -20,6 +20,8 @@ const ENABLE: u32 = 1 << 25;
 pub struct Filters {
     pub mac: Option<[u8; 6]>,
     pub vlans: Vec<u16>,
+    /// Tags are removed.
+    pub strip: bool,
     pub multicast: Vec<u32>,
     pub lpe: u32,
     pub promisc: u32,
@@ -154,6 +156,7 @@ impl World {
             self.cts = true;
             self.alive = true;
             f.vlans.clear();
+            f.strip = true;
             f.multicast.clear();
             f.promisc = 0;
             let word = if let Some(mac) = f.mac {
@@ -197,7 +200,9 @@ impl World {
                         f.vlans.retain(|vid| u32::from(*vid) != m[1]);
                         if add != 0 {
                             f.vlans.push(m[1] as u16);
+                            f.vlans.sort_unstable();
                         }
+                        f.strip = m[1] != 0;
                         true
                     }
                     (5, _) => {
