@@ -230,12 +230,12 @@ impl Queue {
             let Ok(raw) = run.get(mem, step(len, first, n), old.saturating_sub(n)) else {
                 return;
             };
-            self.note_context(raw, false);
+            self.note_context(raw);
         }
     }
 
-    /// Remembers `raw` if it is a context.
-    fn note_context(&mut self, raw: Desc, unsent: bool) -> bool {
+    /// Remembers `raw` if it is a context, to be sent before the next packet.
+    fn note_context(&mut self, raw: Desc) -> bool {
         let Tx::Context { index } = raw.parse_tx() else {
             return false;
         };
@@ -243,7 +243,7 @@ impl Queue {
             (self.contexts.get_mut(index), self.unsent.get_mut(index))
         {
             *context = Some(raw);
-            *mark = unsent;
+            *mark = true;
         }
         true
     }
@@ -348,7 +348,7 @@ impl Queue {
             n = n.saturating_add(1);
             let part = match raw.parse_tx() {
                 Tx::Context { .. } if !in_data => {
-                    self.note_context(raw, true);
+                    self.note_context(raw);
                     unsent = self.unsent;
                     continue;
                 }

@@ -427,13 +427,17 @@ fn contexts_that_only_the_hardware_has_seen_are_found_in_the_ring() {
         },
     );
     m.capture();
-    m.with(|model, io| model.stop(io)).unwrap();
+    // Whether hardware keeps them while a queue is off is unknown.
     m.world.borrow_mut().contexts = [[None; 2]; 2];
-    m.with(|model, io| model.start(io));
-    g.send(&mut m, &frame(1, 60), Cut::default());
-    m.poll();
-    let (_, [_, context]) = m.world.borrow_mut().wire.pop_back().unwrap();
-    assert_eq!(context, 0x77);
+    for n in 1..3 {
+        g.send(&mut m, &frame(n, 60), Cut::default());
+        m.poll();
+        let (_, [_, context]) = m.world.borrow_mut().wire.pop_back().unwrap();
+        assert_eq!(context, 0x77);
+        m.with(|model, io| model.stop(io)).unwrap();
+        m.world.borrow_mut().contexts = [[None; 2]; 2];
+        m.with(|model, io| model.start(io));
+    }
 }
 
 #[test]
