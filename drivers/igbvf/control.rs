@@ -32,7 +32,7 @@ const MAX_VLANS: usize = 32;
 /// Unicast filters that the hardware has, all VFs together.
 const MAX_UNICAST: usize = 16;
 /// Version of the record in the image.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
@@ -108,6 +108,8 @@ pub(crate) struct Record {
     mac: Option<Mac>,
     /// VLANs.
     vlans: List<u16, MAX_VLANS>,
+    /// The PF removes tags: the VLAN that it heard of last was not 0 (or there was none).
+    strips: bool,
     /// The last SET_MULTICAST, or nothing.
     multicast: Option<Message>,
     /// The longest frame, if it was said.
@@ -126,6 +128,7 @@ impl Record {
             live: false,
             mac: None,
             vlans: List::new(0),
+            strips: true,
             multicast: None,
             lpe: None,
             promisc: 0,
@@ -166,13 +169,15 @@ impl Record {
             live,
             mac,
             vlans,
+            strips,
             multicast,
             lpe: _,
             promisc,
             unicast: _,
             overflow: _,
         } = self;
-        (*live, *mac, *vlans, *multicast, *promisc) = (false, None, List::new(0), None, 0);
+        (*live, *mac, *multicast, *promisc) = (false, None, None, 0);
+        (*vlans, *strips) = (List::new(0), true);
     }
 
     /// The PF has answered `request` with `reply`.
@@ -187,6 +192,10 @@ impl Record {
                 self.mac = Some(mac_of(reply_lo, reply_hi)).filter(is_unicast);
             }
             return;
+        }
+        // The PF does what it can of this one, and refuses if that is not all.
+        if asked & MSG_TYPE == SET_PROMISC && answer & MSG_CTS != 0 {
+            self.promisc = asked & MSG_INFO;
         }
         if !accepted {
             return;
@@ -212,11 +221,15 @@ impl Record {
                 // The PF ignores that.
                 if vid != 0 {
                     self.vlans.remove(vid, 0);
+                    self.strips = true;
                 }
             }
-            (SET_VLAN, _) => self.overflow |= !self.vlans.insert(lo as u16 & 0xfff),
+            (SET_VLAN, _) => {
+                let vid = lo as u16 & 0xfff;
+                self.overflow |= !self.vlans.insert(vid);
+                self.strips = vid != 0;
+            }
             (SET_LPE, _) => self.lpe = Some(lo),
-            (SET_PROMISC, info) => self.promisc = info,
             _ => {}
         }
     }
@@ -244,13 +257,7 @@ impl Record {
                 "the PF refused the length of the guest's frames",
             )?;
         }
-        for vid in self.vlans.iter() {
-            ask(
-                hw,
-                &[SET_VLAN | 1 << 16, vid.into()],
-                "the PF refused a VLAN of the guest",
-            )?;
-        }
+        self.replay_vlans(hw)?;
         if let Some(message) = &self.multicast {
             ask(hw, message, "the PF refused the guest's multicast filters")?;
         }
@@ -262,6 +269,24 @@ impl Record {
             mailbox::exchange(hw, &[SET_PROMISC | self.promisc])?;
         }
         Ok(is_set)
+    }
+
+    /// Asks for the VLANs, in an order that leaves tags removed or not as they were.
+    fn replay_vlans(&self, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        for zero in [self.strips, !self.strips] {
+            for vid in self.vlans.iter().filter(|vid| (*vid == 0) == zero) {
+                ask(
+                    hw,
+                    &[SET_VLAN | 1 << 16, vid.into()],
+                    "the PF refused a VLAN of the guest",
+                )?;
+            }
+        }
+        if self.strips && self.vlans.len == 1 && self.vlans.iter().any(|vid| vid == 0) {
+            // A VLAN that is not there goes, and with it the memory of 0.
+            mailbox::exchange(hw, &[SET_VLAN, 1])?;
+        }
+        Ok(())
     }
 
     fn replay_unicast(&self, hw: &mut dyn Hardware) -> Result<(), Refused> {
@@ -299,6 +324,7 @@ impl Record {
             live,
             mac,
             vlans,
+            strips,
             multicast,
             lpe,
             promisc,
@@ -314,6 +340,7 @@ impl Record {
         for vid in vlans.iter() {
             w.put_u16(vid)?;
         }
+        w.put_u8((*strips).into())?;
         w.put_u8(multicast.is_some().into())?;
         for word in multicast.iter().flatten() {
             w.put_u32(*word)?;
@@ -350,6 +377,7 @@ impl Record {
                 return Err(Refused("a control record with impossible VLANs"));
             }
         }
+        new.strips = r.take_bool()?;
         if r.take_bool()? {
             let mut message = [0; WORDS];
             for word in &mut message {

@@ -124,6 +124,12 @@ impl Desc {
         cmd & TX_RS != 0
     }
 
+    /// TX: whether it gives or uses the second context.
+    pub(crate) fn names_second_context(self) -> bool {
+        let Self([.., opts]) = self;
+        opts & TX_IDX != 0
+    }
+
     /// TX: whether the device cuts the packet into segments.
     pub(crate) fn is_segmented(self) -> bool {
         let Self([.., cmd, _]) = self;
@@ -132,13 +138,13 @@ impl Desc {
 
     /// TX: what it says.
     pub(crate) fn parse_tx(self) -> Tx {
-        let Self([.., cmd, opts]) = self;
+        let Self([.., cmd, _]) = self;
         if cmd & TX_DEXT == 0 {
             return Tx::Malformed;
         }
         match cmd & TX_DTYP {
             TX_DTYP_CONTEXT => Tx::Context {
-                index: usize::from(opts & TX_IDX != 0),
+                index: usize::from(self.names_second_context()),
             },
             TX_DTYP_DATA => Tx::Data {
                 at: self.low_address(),
@@ -166,6 +172,11 @@ pub(crate) enum Tx {
     Data { at: Iova, len_bytes: usize },
     /// A legacy descriptor, which no VF driver uses, or none at all.
     Malformed,
+}
+
+/// TX: the byte with DD of a descriptor that is done.
+pub(crate) fn status_byte(second_context: bool) -> u8 {
+    set(DD, TX_IDX, second_context) as u8
 }
 
 /// Where descriptor `index` of the ring at `base` is.

@@ -35,6 +35,8 @@ const VLAN_TAG_BYTES: usize = 4;
 struct Packet {
     /// Which of its descriptors want a DD, from the first.
     rs: u64,
+    /// Which of those name the second context.
+    second: u64,
     /// The guest's slot after it.
     end: u16,
     /// The mirror's slot whose DD says that it is done; none if it has no part in the mirror.
@@ -105,6 +107,7 @@ impl Queue {
             unsent: [false; 2],
             fifo: [Packet {
                 rs: 0,
+                second: 0,
                 end: 0,
                 slot: None,
                 descs: 0,
@@ -227,12 +230,12 @@ impl Queue {
             let Ok(raw) = run.get(mem, step(len, first, n), old.saturating_sub(n)) else {
                 return;
             };
-            self.note_context(raw, false);
+            self.note_context(raw);
         }
     }
 
-    /// Remembers `raw` if it is a context.
-    fn note_context(&mut self, raw: Desc, unsent: bool) -> bool {
+    /// Remembers `raw` if it is a context, to be sent before the next packet.
+    fn note_context(&mut self, raw: Desc) -> bool {
         let Tx::Context { index } = raw.parse_tx() else {
             return false;
         };
@@ -240,7 +243,7 @@ impl Queue {
             (self.contexts.get_mut(index), self.unsent.get_mut(index))
         {
             *context = Some(raw);
-            *mark = unsent;
+            *mark = true;
         }
         true
     }
@@ -302,7 +305,8 @@ impl Queue {
         counters: &mut Counters,
     ) -> Taken {
         let mut place = self.place;
-        let (mut rs, mut bytes, mut segmented) = (0u64, 0usize, false);
+        let (mut rs, mut second) = (0u64, 0u64);
+        let (mut bytes, mut segmented) = (0usize, false);
         let mut in_data = self.skipping;
         // A packet that was cut off before: counted then, and only its end is of interest.
         let mut bad = self.skipping.then_some(Reject::Rest);
@@ -337,12 +341,14 @@ impl Queue {
                 }
             };
             if raw.wants_status() {
-                rs |= 1u64.checked_shl(n).unwrap_or(0);
+                let bit = 1u64.checked_shl(n).unwrap_or(0);
+                rs |= bit;
+                second |= if raw.names_second_context() { bit } else { 0 };
             }
             n = n.saturating_add(1);
             let part = match raw.parse_tx() {
                 Tx::Context { .. } if !in_data => {
-                    self.note_context(raw, true);
+                    self.note_context(raw);
                     unsent = self.unsent;
                     continue;
                 }
@@ -403,14 +409,15 @@ impl Queue {
         if slot.is_none() {
             place = self.place;
         }
-        self.commit(place, slot, rs, n);
+        self.commit(place, slot, [rs, second], n);
         Taken::Done
     }
 
     /// Makes what was placed a packet in flight.
-    fn commit(&mut self, place: Place, slot: Option<u8>, rs: u64, descs: u32) {
+    fn commit(&mut self, place: Place, slot: Option<u8>, [rs, second]: [u64; 2], descs: u32) {
         let packet = Packet {
             rs,
+            second,
             end: self.fetched as u16,
             slot,
             descs: descs as u8,
@@ -474,7 +481,7 @@ impl Queue {
             return;
         };
         self.unsent = unsent;
-        self.commit(place, Some(slot), 0, 0);
+        self.commit(place, Some(slot), [0; 2], 0);
     }
 
     /// Queues a frame of our own.
@@ -493,7 +500,7 @@ impl Queue {
         area.write(offset, frame);
         let desc = Desc::send(mirror::iova(area, offset), padded as u16);
         if let Some(slot) = place.add(q, area, desc) {
-            self.commit(place, Some(slot), 0, 0);
+            self.commit(place, Some(slot), [0; 2], 0);
         }
     }
 
@@ -551,12 +558,15 @@ impl Queue {
         );
         while packet.rs != 0 {
             let n = packet.rs.trailing_zeros();
+            // Whose context it is has to stay: a later capture looks for contexts in the ring.
+            let status =
+                desc::status_byte(packet.second & (packet.rs & packet.rs.wrapping_neg()) != 0);
             // ORDER: only the byte with DD is written, so that it cannot be seen before anything else (rule 15).
             let written = match setup.head_wb {
                 Some(at) => io.mem.write(at, &end.to_le_bytes()),
                 None => desc::slot(setup.base, step(setup.len, start, n))
                     .and_then(|at| at.checked_add(12).ok_or(Fault::Unmapped))
-                    .and_then(|at| io.mem.write(at, &[desc::DD as u8])),
+                    .and_then(|at| io.mem.write(at, &[status])),
             };
             match written {
                 // The guest may use a slot again as soon as it has its DD: never write one twice.

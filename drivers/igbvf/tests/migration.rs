@@ -93,7 +93,7 @@ fn everything_the_guest_asked_for_is_asked_of_the_other_pf() {
     let filters = m.world.borrow().filters.clone();
     assert_eq!(
         (filters.mac, &filters.vlans[..]),
-        (Some(MAC), [100, 0].as_slice())
+        (Some(MAC), [0, 100].as_slice())
     );
     m.capture();
     let mut to = m.migrate();
@@ -105,6 +105,45 @@ fn everything_the_guest_asked_for_is_asked_of_the_other_pf() {
     // The guest goes on where it was.
     assert_ne!(g.message(&mut to, &[4, 100]).unwrap() >> 31, 0);
     assert_eq!(to.world.borrow().filters.vlans, [0]);
+}
+
+#[test]
+fn tags_are_removed_or_kept_as_before() {
+    // igb goes by the VLAN that it heard of last, be it added or removed.
+    let (add, remove) = (|vid| [4 | 1 << 16, vid], |vid| [4, vid]);
+    for (messages, strip) in [
+        (vec![], true),
+        (vec![add(0)], false),
+        (vec![add(0), add(7)], true),
+        (vec![add(7), add(0)], false),
+        (vec![add(0), add(7), add(0)], false),
+        (vec![add(7), add(0), remove(8)], true),
+        (vec![add(0), add(7), remove(7)], true),
+        (vec![add(7), add(0), remove(0)], false),
+    ] {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        for message in &messages {
+            assert_ne!(g.message(&mut m, message).unwrap() >> 31, 0);
+        }
+        let filters = m.world.borrow().filters.clone();
+        assert_eq!(filters.strip, strip);
+        m.capture();
+        let to = m.migrate();
+        assert_eq!(to.world.borrow().filters, filters, "after {messages:?}");
+    }
+}
+
+#[test]
+fn modes_that_the_pf_has_refused_in_part_are_asked_for() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    // DPDK asks for unicasts and multicasts at once; igb takes the multicasts and says no.
+    assert_eq!(g.message(&mut m, &[6 | 6 << 16]).unwrap() >> 30, 1);
+    assert_eq!(m.world.borrow().filters.promisc, 2);
+    m.capture();
+    let mut to = m.migrate();
+    assert_eq!(to.world.borrow().filters.promisc, 2);
+    assert_eq!(g.message(&mut to, &[6 | 4 << 16]).unwrap() >> 30, 1);
+    assert_eq!(to.migrate_stopped().world.borrow().filters.promisc, 0);
 }
 
 #[test]

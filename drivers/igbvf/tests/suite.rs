@@ -6,6 +6,7 @@ use mock_igbvf::{flow, guest, machine, vf};
 
 mod conform;
 mod control;
+mod datasheet;
 mod hostile;
 mod migration;
 mod traffic;

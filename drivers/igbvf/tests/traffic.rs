@@ -427,10 +427,45 @@ fn contexts_that_only_the_hardware_has_seen_are_found_in_the_ring() {
         },
     );
     m.capture();
+    // Whether hardware keeps them while a queue is off is unknown.
+    m.world.borrow_mut().contexts = [[None; 2]; 2];
+    for n in 1..3 {
+        g.send(&mut m, &frame(n, 60), Cut::default());
+        m.poll();
+        let (_, [_, context]) = m.world.borrow_mut().wire.pop_back().unwrap();
+        assert_eq!(context, 0x77);
+        m.with(|model, io| model.stop(io)).unwrap();
+        m.world.borrow_mut().contexts = [[None; 2]; 2];
+        m.with(|model, io| model.start(io));
+    }
+}
+
+#[test]
+fn a_context_that_was_completed_is_still_the_one_that_it_was() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    // Context 1, which wants a status, and a packet that uses it.
+    let context = [0x77, 0, 1 << 29 | 1 << 27 | 2 << 20, 1 << 4];
+    let data = [0, 1, 0x2b30_0000 | 60, 60 << 14 | 1 << 4];
+    let desc = |m: &mut crate::machine::Machine, slot: u64, words: [u32; 4]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let at = GUEST + 0x1000 + slot * 16;
+        m.world.borrow_mut().memory.set(at, &bytes);
+    };
+    desc(&mut m, 0, context);
+    desc(&mut m, 1, data);
+    m.capture();
+    m.store(0x3818, 2);
+    m.poll();
+    let status = |slot: u64| GUEST + 0x1000 + slot * 16 + 12;
+    assert_eq!(m.world.borrow().memory.get(status(0), 1), [0x11]);
+    assert_eq!(m.world.borrow().memory.get(status(1), 1), [0x11]);
+    m.release().unwrap();
+    m.capture();
     m.with(|model, io| model.stop(io)).unwrap();
     m.world.borrow_mut().contexts = [[None; 2]; 2];
     m.with(|model, io| model.start(io));
-    g.send(&mut m, &frame(1, 60), Cut::default());
+    desc(&mut m, 2, data);
+    m.store(0x3818, 3);
     m.poll();
     let (_, [_, context]) = m.world.borrow_mut().wire.pop_back().unwrap();
     assert_eq!(context, 0x77);

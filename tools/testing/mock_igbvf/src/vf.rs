@@ -20,6 +20,8 @@ const ENABLE: u32 = 1 << 25;
 pub struct Filters {
     pub mac: Option<[u8; 6]>,
     pub vlans: Vec<u16>,
+    /// Tags are removed.
+    pub strip: bool,
     pub multicast: Vec<u32>,
     pub lpe: u32,
     pub promisc: u32,
@@ -154,6 +156,7 @@ impl World {
             self.cts = true;
             self.alive = true;
             f.vlans.clear();
+            f.strip = true;
             f.multicast.clear();
             f.promisc = 0;
             let word = if let Some(mac) = f.mac {
@@ -197,16 +200,19 @@ impl World {
                         f.vlans.retain(|vid| u32::from(*vid) != m[1]);
                         if add != 0 {
                             f.vlans.push(m[1] as u16);
+                            f.vlans.sort_unstable();
                         }
+                        f.strip = m[1] != 0;
                         true
                     }
                     (5, _) => {
                         f.lpe = m[1];
                         true
                     }
+                    // As igb: all multicasts it knows, and says no if anything else is asked as well.
                     (6, info) => {
-                        f.promisc = info;
-                        true
+                        f.promisc = info & 2;
+                        info & !2 == 0
                     }
                     _ => false,
                 };
