@@ -106,9 +106,9 @@ impl Held {
         let mut r = Reader::new(&head);
         let len = r.take_u32().ok()? as usize;
         let meta = Meta {
-            types: r.take_u32().ok()?,
+            types: r.take_u32().ok()? & RX_TYPES,
             hash: r.take_u32().ok()?,
-            status: r.take_u32().ok()?,
+            status: r.take_u32().ok()? & !DD,
             vlan: r.take_u16().ok()?,
         };
         let end = n.checked_add(Self::record_bytes(len))?;
@@ -386,6 +386,18 @@ mod tests {
             held.save(0, 19, &mut area, &mut Writer::new(&mut [0; 64])),
             Err(Full)
         );
+    }
+
+    #[test]
+    fn a_record_that_the_device_has_altered_says_nothing_that_is_ours_to_say() {
+        let (mut area, mut held, mut counters) = (area(), Held::new(), Counters::default());
+        let f = frame(&mut area, 1, 60);
+        assert!(held.push(0, &mut area, &f));
+        // Types and status: HDR_LEN, SPH and DD among them.
+        area.write(mirror::held(0, 4), &[0xff; 4]);
+        area.write(mirror::held(0, 12), &[0xff; 4]);
+        let meta = held.peek(0, &mut area, &mut counters).unwrap().meta;
+        assert_eq!((meta.types, meta.status), (RX_TYPES, !DD));
     }
 
     #[test]

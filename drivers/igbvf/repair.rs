@@ -42,10 +42,17 @@ impl Igbvf {
 
     /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
     pub(crate) fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
-        if hw.read32(regs::V2PMAILBOX) & regs::RSTI != 0 {
+        // A guest that its PF did not know sees the reset itself, and has nothing to be repeated.
+        let live = self.control.is_live();
+        let v2p = if live {
+            hw.read32(regs::V2PMAILBOX)
+        } else {
+            self.look(hw, false)
+        };
+        if v2p & regs::RSTI != 0 {
             return false;
         }
-        self.lost = self.repeat_all(hw).is_err();
+        self.lost = live && self.repeat_all(hw).is_err();
         if !self.lost {
             // Page 1 is the guest's: only what was wiped is written.
             if !Interrupts::read(hw, true).is_set_up() {
