@@ -324,4 +324,37 @@ mod tests {
         let mut run = Run::new(Iova(u64::MAX - 15), 64);
         assert_eq!(run.get(&mut mem, 1, 8), Err(Fault::Unmapped));
     }
+
+    #[test]
+    fn a_frame_of_our_own_is_one_descriptor_with_a_checksum_and_a_status() {
+        // PAYLEN; DEXT, RS, IFCS, EOP, data, DTALEN.
+        assert_eq!(
+            Desc::send(Iova(0x5_0000_0006), 60),
+            Desc([6, 5, 0x2b30_003c, 60 << 14])
+        );
+        assert_eq!(Desc::receive(Iova(0x5_0000_0006)), Desc([6, 5, 0, 0]));
+    }
+
+    #[test]
+    fn a_context_is_what_says_so_by_its_type() {
+        let context = |opts| Desc([1, 2, 1 << 29 | 2 << 20, opts]).parse_tx();
+        assert_eq!(context(0xffff_ffef), Tx::Context { index: 0 });
+        assert_eq!(context(0x10), Tx::Context { index: 1 });
+        for dtyp in [0, 1, 4, 6, 7, 8, 15] {
+            let d = Desc([1, 2, 1 << 29 | dtyp << 20, 0]);
+            assert_eq!(d.parse_tx(), Tx::Malformed, "{dtyp}");
+        }
+        assert_eq!(Desc([1, 2, !(1 << 29), 0]).parse_tx(), Tx::Malformed);
+    }
+
+    #[test]
+    fn relayed_context_keeps_all_but_status_and_rs() {
+        let d = Desc([1, 2, TX_DEXT | TX_DTYP_CONTEXT | TX_RS, 0xabcd_e71f]);
+        let cmd = TX_DEXT | TX_DTYP_CONTEXT;
+        assert_eq!(d.relayed_context(false), Desc([1, 2, cmd, 0xabcd_e710]));
+        assert_eq!(
+            d.relayed_context(true),
+            Desc([1, 2, cmd | TX_RS, 0xabcd_e710])
+        );
+    }
 }

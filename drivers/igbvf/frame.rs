@@ -164,4 +164,75 @@ mod tests {
         let frame = frame.unwrap();
         assert_eq!((slots, frame.len, frame.meta.vlan), (2, 2051, 7));
     }
+
+    #[test]
+    fn a_frame_has_pieces_that_have_a_place_and_no_more_than_16() {
+        let mut frame = Frame::new();
+        assert!(!frame.push(usize::MAX, 1));
+        assert!(!frame.push(0, 0x1_0000));
+        for n in 0..16 {
+            assert!(frame.push(n * 2048, 100));
+        }
+        assert!(!frame.push(0, 100));
+        assert_eq!(frame.len, 1600);
+    }
+
+    #[test]
+    fn a_part_of_a_frame_is_made_of_parts_of_its_pieces() {
+        let mut frame = Frame::new();
+        for n in 1..4 {
+            frame.push(1000 * n, 100);
+        }
+        for (from, len, expected) in [
+            (0, 100, &[(1000, 100, 0)][..]),
+            (100, 100, &[(2000, 100, 0)]),
+            (50, 200, &[(1050, 50, 0), (2000, 100, 50), (3000, 50, 150)]),
+            (299, 100, &[(3099, 1, 0)]),
+            (300, 100, &[]),
+            (0, 0, &[]),
+        ] {
+            let (mut got, mut count) = ([(0, 0, 0); 4], 0);
+            let done: Result<(), ()> = frame.pieces_of(from, len, |offset, bytes, position| {
+                got[count] = (offset, bytes, position);
+                count += 1;
+                Ok(())
+            });
+            assert_eq!(done, Ok(()));
+            assert_eq!(&got[..count], expected);
+        }
+        let stopped = frame.pieces_of(0, 300, |offset, _, _| Err(offset));
+        assert_eq!(stopped, Err(1000));
+    }
+
+    #[test]
+    fn a_frame_without_a_byte_or_with_too_many_makes_no_sense() {
+        for (slots, last, good) in [(1, 0, false), (1, 1, true), (8, 2048, true), (9, 1, false)] {
+            let mut area = area();
+            for slot in 0..slots {
+                let desc = if slot + 1 < slots {
+                    Desc([0, 0, 1, 2048])
+                } else {
+                    Desc([0, 0, 3, last])
+                };
+                area.write(mirror::rx_slot(0, slot), &desc.to_bytes());
+            }
+            let (n, frame) = peek_mirror(0, 0, &mut area).unwrap();
+            assert_eq!((n, frame.is_some()), (slots, good), "{slots} {last}");
+        }
+    }
+
+    #[test]
+    fn what_the_device_says_is_kept_but_for_what_is_ours() {
+        let mut area = area();
+        let desc = Desc([u32::MAX, 0x1234_5678, u32::MAX, 0xabcd_0040]);
+        area.write(mirror::rx_slot(0, 7), &desc.to_bytes());
+        let (_, frame) = peek_mirror(0, 7, &mut area).unwrap();
+        let meta = Meta {
+            types: 0x1_ffff,
+            hash: 0x1234_5678,
+            status: !1,
+            vlan: 0xabcd,
+        };
+        assert_eq!(frame.unwrap().meta, meta);
+    }
 }

@@ -219,4 +219,75 @@ mod tests {
             assert!(Interrupts::load(&mut Reader::new(&bad)).is_err() || at / 4 < 3);
         }
     }
+
+    #[test]
+    fn each_cause_has_its_own_vector_however_often_it_is_noted() {
+        let causes: [fn(&mut Causes); 4] = [
+            |causes| causes.rx(0),
+            |causes| causes.tx(0),
+            |causes| causes.rx(1),
+            |causes| causes.tx(1),
+        ];
+        for (n, note) in causes.into_iter().enumerate() {
+            let mut hw = Page::new(0x1000, 0x2000);
+            // Vector 0 for all but one.
+            hw.write32(IVAR0, 0x8080_8080 | 2 << (8 * n));
+            let mut both = Causes::default();
+            for _ in 0..2 {
+                note(&mut both);
+                both.raise(&mut hw);
+                assert_eq!(hw.read32(EICS), 1 << 2, "{n}");
+            }
+        }
+    }
+
+    #[test]
+    fn registers_are_read_without_the_bits_that_are_not_theirs() {
+        let mut hw = Page::new(0x1000, 0x2000);
+        for at in (0x1000..0x2000).step_by(4) {
+            hw.write32(at, u32::MAX);
+        }
+        let all = Interrupts {
+            eitr: [0x7ffc; VECTORS],
+            ivar0: 0x8383_8383,
+            ivar_misc: 0x83,
+            eiac: 7,
+            eiam: 7,
+            eims: 7,
+        };
+        assert_eq!(Interrupts::read(&mut hw, true), all);
+        hw.write32(EIMS, 0x7ffc);
+        hw.write32(EIAC, 0);
+        assert_eq!(Interrupts::read(&mut hw, true).eims, 4);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_loaded_as_saved() {
+        let one = Interrupts {
+            eitr: [4, 8, 12],
+            ivar0: 0x8081_8082,
+            ivar_misc: 0x81,
+            eiac: 1,
+            eiam: 2,
+            eims: 5,
+        };
+        let mut hw = Page::new(0x1000, 0x2000);
+        one.write(&mut hw);
+        assert_eq!(Interrupts::read(&mut hw, true), one);
+        let eitr = [0x1680, 0x1684, 0x1688].map(|at| hw.read32(at));
+        assert_eq!(eitr, one.eitr);
+        // All masked and nothing pending before that.
+        assert_eq!((hw.read32(EIMC), hw.read32(EICR)), (u32::MAX, 7));
+        let mut buf = [0; 32];
+        one.save(&mut Writer::new(&mut buf)).unwrap();
+        assert_eq!(Interrupts::load(&mut Reader::new(&buf)), Ok(one));
+    }
+
+    #[test]
+    fn interrupts_are_set_up_if_a_cause_has_a_vector() {
+        let mut one = Interrupts::new();
+        assert!(!one.is_set_up());
+        one.ivar0 = 0x80;
+        assert!(one.is_set_up());
+    }
 }

@@ -284,3 +284,7 @@ pub(crate) fn exchange(hw: &mut dyn Hardware, message: &[u32]) -> Result<Reply, 
     }
     Err(NO_REPLY)
 }
+
+#[cfg(test)]
+#[path = "mailbox_tests.rs"]
+mod tests;

@@ -274,3 +274,7 @@ fn hand_back_ring(
     hw.write32(tail_at, tail);
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "mirror_tests.rs"]
+mod tests;

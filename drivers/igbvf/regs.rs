@@ -258,6 +258,7 @@ pub(crate) fn for_each_ring_register(mut f: impl FnMut(u32)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::mock::Page;
 
     #[test]
     fn every_ring_register_that_travels_is_in_the_table() {
@@ -265,5 +266,57 @@ mod tests {
             let in_table = |r: &Register| (0..r.count).any(|n| r.at + n * r.stride == at);
             assert!(TABLE.iter().any(in_table), "{at:#x}");
         });
+    }
+
+    #[test]
+    fn registers_of_queue_1_are_256_bytes_further_on() {
+        assert_eq!((nth(RDBAL, 0), nth(RDBAL, 1)), (0x2800, 0x2900));
+    }
+
+    #[test]
+    fn words_of_the_mailbox_are_16_and_aligned() {
+        for at in 0..0x1000 {
+            let expected = match at {
+                0x800..=0x83f if at % 4 == 0 => Some((at as usize - 0x800) / 4),
+                _ => None,
+            };
+            assert_eq!(mailbox_word(at), expected, "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn rings_have_their_reset_values_after_a_reset_and_nothing_else_has() {
+        let mut page = Page::new(0, 0x4000);
+        for at in (0..0x4000).step_by(4) {
+            page.write32(at, 0x77);
+        }
+        reset_rings(&mut page);
+        for at in (0..0x2000).step_by(4) {
+            assert_eq!(page.read32(at), 0x77);
+        }
+        assert_eq!(
+            [0x2810, 0x2828, 0x2928, 0x290c, 0x3914].map(|at| page.read32(at)),
+            [0, 0x10000, 0x10000, 0x8000_0400, 0x2a00]
+        );
+        for_each_ring_register(|at| assert_ne!(page.read32(at), 0x77));
+    }
+
+    #[test]
+    fn what_is_cleared_leaves_the_rest() {
+        let mut page = Page::new(0, 0x4000);
+        page.write32(RXDCTL, u32::MAX);
+        clear(&mut page, RXDCTL, ENABLE);
+        assert_eq!(page.read32(RXDCTL), !(1 << 25));
+    }
+
+    #[test]
+    fn rows_name_each_queue_s_register() {
+        let r = rows("NAME", 0x2800, Access::ReadOnly, 7);
+        assert_eq!(
+            (r.name, r.at, r.count, r.stride),
+            ("NAME", 0x2800, 2, 0x100)
+        );
+        let r = row("NAME", 0x2800, Access::ReadOnly, 7);
+        assert_eq!((r.count, r.stride, r.reset), (1, 0, 7));
     }
 }

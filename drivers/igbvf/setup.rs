@@ -147,3 +147,114 @@ pub(crate) fn check_write_back(tdwbal: u32) -> Result<(), &'static str> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::mock::Page;
+    use regs::STRIDE;
+
+    #[test]
+    fn a_ring_is_what_its_registers_say() {
+        for q in 0..regs::QUEUES {
+            let mut page = Page::new(0x2000, 0x4000);
+            let o = q as u32 * STRIDE;
+            for base in [0x2800, 0x3800] {
+                page.write32(base + o, 0xabcd_efff);
+                page.write32(base + o + 4, 0x12);
+                page.write32(base + o + 8, 0x1000);
+            }
+            page.write32(0x280c + o, 0x0200_0003);
+            let rx = RxRing::read(q, &mut page);
+            assert_eq!((rx.base, rx.len), (Iova(0x12_abcd_ef80), 256));
+            assert_eq!((rx.format.buffer, rx.format.header), (3072, None));
+            // With all bits but the one that enables it, the head is not written back.
+            page.write32(0x3838 + o, !1);
+            page.write32(0x383c + o, 0x34);
+            let tx = TxRing::read(q, &mut page);
+            assert_eq!((tx.base, tx.len), (Iova(0x12_abcd_ef80), 256));
+            assert_eq!(tx.head_wb, None);
+            page.write32(0x3838 + o, u32::MAX);
+            let tx = TxRing::read(q, &mut page);
+            assert_eq!(tx.head_wb, Some(Iova(0x34_ffff_fffc)));
+        }
+    }
+
+    #[test]
+    fn a_ring_has_whole_cache_lines_of_descriptors_and_an_end() {
+        for (bytes, len) in [
+            (0, 0),
+            (16, 0),
+            (127, 0),
+            (128, 8),
+            (129, 0),
+            (0x8_0000, 0x8000),
+            (0x8_0080, 0),
+            (u32::MAX & !127, 0),
+        ] {
+            assert_eq!(ring_len(bytes), len, "{bytes:#x}");
+        }
+    }
+
+    #[test]
+    fn a_format_is_what_srrctl_says() {
+        for (srrctl, buffer, header) in [
+            (1 << 25, 2048, None),
+            (1 << 25 | 1, 1024, None),
+            (1 << 25 | 0x7f, 0x7f * 1024, None),
+            // Split where the header is known has all in packet buffers, as far as we know.
+            (2 << 25 | 4 << 8 | 2, 2048, None),
+            (5 << 25 | 4 << 8 | 2, 2048, Some(256)),
+            (5 << 25 | 1 << 8 | 1, 1024, Some(64)),
+            // As long as HDR_LEN can say.
+            (5 << 25 | 0x3f << 8, 2048, Some(960)),
+            // DROP_EN and the rest are no part of it.
+            (0x8000_0000 | 5 << 25 | 4 << 8 | 2, 2048, Some(256)),
+            (0x4080 | 5 << 25 | 4 << 8 | 2, 2048, Some(256)),
+            (0x8000_0000 | 1 << 25 | 4 << 8 | 2, 2048, None),
+        ] {
+            let format = Format { buffer, header };
+            assert_eq!(Format::parse(srrctl), format, "{srrctl:#x}");
+        }
+    }
+
+    #[test]
+    fn a_frame_fills_the_header_first_and_then_buffer_after_buffer() {
+        let split = Format::parse(5 << 25 | 2 << 8 | 1);
+        for (len, header, descs, parts) in [
+            (1, 1, 1, [(1, 0), (1025, 0)]),
+            (128, 128, 1, [(128, 0), (1152, 0)]),
+            (129, 128, 1, [(128, 1), (1152, 0)]),
+            (128 + 1024, 128, 1, [(128, 1024), (1152, 0)]),
+            (128 + 1025, 128, 2, [(128, 1024), (1152, 1)]),
+        ] {
+            assert_eq!((split.in_header(len), split.descs(len)), (header, descs));
+            let got = [0, 1].map(|n| split.in_buffer(len, n));
+            assert_eq!(got, parts, "{len}");
+        }
+        let one = Format::parse(1 << 25 | 1);
+        assert_eq!((one.in_header(3000), one.descs(3000)), (0, 3));
+        assert_eq!(one.in_buffer(3000, 2), (2048, 952));
+    }
+
+    #[test]
+    fn what_cannot_be_received_or_completed_is_named() {
+        for (srrctl, good) in [
+            (0, false),
+            (1 << 25, true),
+            (2 << 25, true),
+            (3 << 25, false),
+            (4 << 25, false),
+            (5 << 25, true),
+            (6 << 25, false),
+            (7 << 25, false),
+            (0x8000_0000 | 1 << 25, true),
+            (0x4000_0000 | 1 << 25, false),
+        ] {
+            assert_eq!(check_format(srrctl).is_ok(), good, "{srrctl:#x}");
+        }
+        for (tdwbal, good) in [(0, true), (!2, true), (2, false), (3, false)] {
+            assert_eq!(check_write_back(tdwbal).is_ok(), good);
+        }
+    }
+}

@@ -149,3 +149,67 @@ impl State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::mock::Page;
+
+    const PAIR_BYTES: usize = 4 * 17 + 2 * 17 + 2;
+
+    #[test]
+    fn a_pair_is_loaded_as_it_was_saved_and_written_as_it_was_read() {
+        for q in 0..QUEUES {
+            let mut page = Page::new(0x2000, 0x4000);
+            for at in (0x2000..0x4000).step_by(4) {
+                page.write32(at, at * 3);
+            }
+            let mut pair = Pair::read(q, &mut page);
+            pair.contexts = [None, Some(Desc([1, 2, 1 << 29 | 2 << 20, 0x10]))];
+            pair.partial = Partial {
+                descs: 3,
+                lacks_dd: true,
+            };
+            let mut buf = [0; PAIR_BYTES];
+            let mut w = Writer::new(&mut buf);
+            pair.save(&mut w).unwrap();
+            assert_eq!(w.written(), PAIR_BYTES);
+            let loaded = Pair::load(&mut Reader::new(&buf)).unwrap();
+            assert_eq!((loaded.rx, loaded.tx), (pair.rx, pair.tx));
+            assert_eq!(loaded.contexts, pair.contexts);
+            assert_eq!(loaded.partial, pair.partial);
+            let mut other = Page::new(0x2000, 0x4000);
+            loaded.write(q, &mut other);
+            for at in RX_RING.into_iter().chain(TX_RING) {
+                let at = nth(at, q);
+                assert_eq!(other.read32(at), at * 3, "{at:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_has_no_more_pieces_than_there_are() {
+        for (descs, good) in [(0, true), (16, true), (17, false), (255, false)] {
+            let mut buf = [0; PAIR_BYTES];
+            buf[PAIR_BYTES - 2] = descs;
+            assert_eq!(Pair::load(&mut Reader::new(&buf)).is_ok(), good);
+        }
+    }
+
+    #[test]
+    fn a_context_is_one_and_in_its_own_place() {
+        for (index, opts, good) in [
+            (0, 0, true),
+            (0, 0x10, false),
+            (1, 0, false),
+            (1, 0x10, true),
+        ] {
+            let mut buf = [0; PAIR_BYTES];
+            let at = 4 * 17 + 17 * index;
+            buf[at] = 1;
+            let desc = Desc([0, 0, 1 << 29 | 2 << 20, opts]).to_bytes();
+            buf[at + 1..at + 17].copy_from_slice(&desc);
+            assert_eq!(Pair::load(&mut Reader::new(&buf)).is_ok(), good);
+        }
+    }
+}

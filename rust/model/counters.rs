@@ -70,3 +70,36 @@ impl Counters {
         f("repaired", *repaired);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_counter_is_shown_once_by_its_own_name() {
+        assert_eq!(Counters::new(), Counters::default());
+        let counters = Counters {
+            tx_frames: 1,
+            rx_frames: 2,
+            held_frames: 3,
+            dropped_tx_malformed: 4,
+            dropped_tx_unmapped: 5,
+            dropped_rx_unmapped: 6,
+            dropped_rx_no_room: 7,
+            dropped_rx_malformed: 8,
+            bad_rings: 9,
+            repaired: 10,
+        };
+        let mut shown = BTreeMap::new();
+        counters.for_each(|name, val| assert_eq!(shown.insert(name, val), None));
+        assert_eq!(shown.len(), size_of::<Counters>() / size_of::<u64>());
+        assert_eq!((shown["tx_frames"], shown["dropped_rx_no_room"]), (1, 7));
+        let mut values: Vec<_> = shown.into_values().collect();
+        values.sort_unstable();
+        assert!(values.into_iter().eq(1..=10));
+    }
+}

@@ -199,3 +199,111 @@ fn a_full_buffer_leaves_the_image_as_it_was() {
     }
     assert_eq!((e.crc, e.sections), (before.crc, before.sections));
 }
+
+/// Puts the right checksum at the end of `part`, which is the first of its image.
+fn seal(part: &mut [u8]) {
+    let body = part.len() - CRC_BYTES;
+    let mut crc = Crc::new();
+    crc.add(&part[..body]);
+    part[body..].copy_from_slice(&crc.value().to_le_bytes());
+}
+
+#[test]
+fn other_versions_and_flags_are_refused_by_name() {
+    for (at, why) in [
+        (8, "an image of another version"),
+        (9, "an image of another version"),
+        (10, "an image with unknown flags"),
+        (11, "an image with unknown flags"),
+    ] {
+        let mut header = encode(&LAYOUT, &[])[..HEADER_BYTES].to_vec();
+        header[at] ^= 0x10;
+        seal(&mut header);
+        assert_eq!(Decoder::new(&LAYOUT).step(&header), Err(Refused(why)));
+    }
+}
+
+#[test]
+fn sections_of_another_kind_or_version_are_refused_before_they_are_waited_for() {
+    let header = encode(&LAYOUT, &[])[..HEADER_BYTES].to_vec();
+    for (head, why) in [
+        ([0, 0, 1, 0], "an unknown section"),
+        ([5, 0, 1, 0], "an unknown section"),
+        ([1, 1, 1, 0], "an unknown section"),
+        ([1, 0, 2, 0], "a section of another version"),
+        ([1, 0, 1, 1], "a section of another version"),
+    ] {
+        let mut d = Decoder::new(&LAYOUT);
+        d.step(&header).unwrap();
+        let [a, b, c, e] = head;
+        assert_eq!(d.step(&[a, b, c, e, 9, 0, 0, 0]), Err(Refused(why)));
+    }
+}
+
+#[test]
+fn an_image_counts_its_sections() {
+    let (mut e, mut d) = (Encoder::new(&LAYOUT), Decoder::new(&LAYOUT));
+    let mut buf = vec![0; MAX_SECTION_BYTES];
+    let n = e.header(&mut buf).unwrap();
+    d.step(&buf[..n]).unwrap();
+    for tag in [Tag::Control, Tag::State] {
+        let n = e.section(&mut buf, tag, |_| Ok(())).unwrap();
+        d.step(&buf[..n]).unwrap();
+    }
+    // A crc that is right, and a number that is not.
+    let mut other = e.clone();
+    other.sections = 3;
+    for (encoder, right) in [(&mut other, false), (&mut e, true)] {
+        let n = encoder.end(&mut buf).unwrap();
+        assert_eq!(d.clone().step(&buf[..n]).is_ok(), right);
+    }
+    // And nothing after it.
+    let n = e
+        .section(&mut buf, Tag::End, |w| {
+            w.put_u32(2)?;
+            w.put_u8(0)
+        })
+        .unwrap();
+    assert!(d.step(&buf[..n]).is_err());
+}
+
+#[test]
+fn the_longest_section_is_read_as_it_was_written() {
+    let mut longest = sections();
+    longest[2].1 = vec![9; MAX_PAYLOAD_BYTES];
+    let image = encode(&LAYOUT, &longest);
+    assert_eq!(decode(&image, 4096).unwrap(), (longest, true));
+    let mut e = Encoder::new(&LAYOUT);
+    let mut buf = vec![0; 2 * MAX_SECTION_BYTES];
+    let one_more = |w: &mut Writer<'_>| w.put_bytes(&[9; MAX_PAYLOAD_BYTES + 1]);
+    assert_eq!(e.section(&mut buf, Tag::State, one_more), Err(Full));
+}
+
+#[test]
+fn numbers_are_written_in_their_own_width_little_end_first() {
+    let mut buf = [0; 15];
+    let mut w = Writer::new(&mut buf);
+    w.put_u8(0x01).unwrap();
+    w.put_u16(0x0302).unwrap();
+    w.put_u32(0x0706_0504).unwrap();
+    w.put_u64(0x0f0e_0d0c_0b0a_0908).unwrap();
+    assert_eq!((w.written(), w.put_u8(0)), (15, Err(Full)));
+    assert!(buf.into_iter().eq(1..=15));
+    let mut r = Reader::new(&buf);
+    assert_eq!(r.take_u8(), Ok(0x01));
+    assert_eq!(r.take_u16(), Ok(0x0302));
+    assert_eq!(r.take_u32(), Ok(0x0706_0504));
+    assert_eq!(r.remaining(), 8);
+    assert_eq!(r.take_u64(), Ok(0x0f0e_0d0c_0b0a_0908));
+    assert_eq!(r.clone().finish(), Ok(()));
+    assert!(r.take_u8().is_err());
+}
+
+#[test]
+fn a_truth_is_0_or_1() {
+    assert_eq!(Reader::new(&[0]).take_bool(), Ok(false));
+    assert_eq!(Reader::new(&[1]).take_bool(), Ok(true));
+    for bad in [2, 0x80, 0xff] {
+        assert!(Reader::new(&[bad]).take_bool().is_err());
+    }
+}

@@ -131,3 +131,72 @@ pub trait Area {
     /// Copies to the area; ordered before any later register write.
     fn write(&mut self, at: usize, buf: &[u8]);
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::mock::{Memory, Mirror};
+    use std::vec::Vec;
+
+    const BYTES: usize = 4096;
+
+    fn numbers() -> Vec<u8> {
+        (0..BYTES).map(|n| (n % 251) as u8).collect()
+    }
+
+    /// Lengths about the size of the pieces that a copy is made in.
+    const LENGTHS: [usize; 9] = [0, 1, 255, 256, 257, 511, 512, 513, 1500];
+
+    #[test]
+    fn a_copy_to_the_area_is_whole_and_touches_nothing_else() {
+        for len in LENGTHS {
+            let (mut mem, mut area) = (Memory::new(0x1000, BYTES), Mirror::new(0, BYTES));
+            mem.set(0x1000, &numbers());
+            assert_eq!(mem.read_to_area(Iova(0x1007), &mut area, 9, len), Ok(()));
+            let mut expected = [0; BYTES];
+            expected[9..9 + len].copy_from_slice(&numbers()[7..7 + len]);
+            assert!(area.bytes == expected, "{len}");
+            assert!(mem.dirty.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_copy_to_the_guest_is_whole_and_touches_nothing_else() {
+        for len in LENGTHS {
+            let (mut mem, mut area) = (Memory::new(0x1000, BYTES), Mirror::new(0, BYTES));
+            area.bytes = numbers();
+            assert_eq!(mem.write_from_area(Iova(0x1007), &mut area, 9, len), Ok(()));
+            let mut expected = [0; BYTES];
+            expected[7..7 + len].copy_from_slice(&numbers()[9..9 + len]);
+            assert!(mem.get(0x1000, BYTES) == expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_copy_ends_where_memory_does() {
+        // The second piece lies outside, or past the end of the address space.
+        for base in [0x1000, u64::MAX - 255] {
+            let (mut mem, mut area) = (Memory::new(base, 256), Mirror::new(0, BYTES));
+            let to = mem.read_to_area(Iova(base), &mut area, 0, 257);
+            assert_eq!(to, Err(Fault::Unmapped));
+            let from = mem.write_from_area(Iova(base), &mut area, 0, 257);
+            assert_eq!(from, Err(Fault::Unmapped));
+            assert_eq!(mem.dirty.len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_area_is_empty_without_a_byte() {
+        assert!(Mirror::new(0, 0).is_empty());
+        assert!(!Mirror::new(0, 1).is_empty());
+    }
+
+    #[test]
+    fn addresses_end_with_the_address_space() {
+        assert_eq!(Iova(1).checked_add(2), Some(Iova(3)));
+        assert_eq!(Iova(u64::MAX).checked_add(0), Some(Iova(u64::MAX)));
+        assert_eq!(Iova(u64::MAX).checked_add(1), None);
+    }
+}

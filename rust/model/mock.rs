@@ -4,7 +4,7 @@
 
 extern crate std;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Range, RangeInclusive};
 use std::vec;
 use std::vec::Vec;
@@ -45,6 +45,59 @@ impl Registers for Page {
 
 impl Hardware for Page {
     fn pause(&mut self, _us: u32) {}
+}
+
+/// Registers that answer by a script, and note what is done to them.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// What they hold.
+    pub page: Page,
+    /// What the next reads of a register give; after these it is what it holds.
+    pub answers: BTreeMap<u32, VecDeque<u32>>,
+    /// Every write: where and what, in order.
+    pub writes: Vec<(u32, u32)>,
+    /// Every pause, in microseconds.
+    pub pauses: Vec<u32>,
+}
+
+impl Script {
+    /// Backs the registers in `[start, end)`.
+    pub fn new(start: u32, end: u32) -> Self {
+        Self {
+            page: Page::new(start, end),
+            answers: BTreeMap::new(),
+            writes: Vec::new(),
+            pauses: Vec::new(),
+        }
+    }
+
+    /// The next reads of the register at `at` give `vals`.
+    pub fn answer(&mut self, at: u32, vals: &[u32]) {
+        self.answers.entry(at).or_default().extend(vals);
+    }
+
+    /// What was written since the last call.
+    pub fn take_writes(&mut self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut self.writes)
+    }
+}
+
+impl Registers for Script {
+    fn read32(&mut self, at: u32) -> u32 {
+        let answer = self.answers.get_mut(&at).and_then(VecDeque::pop_front);
+        answer.unwrap_or_else(|| self.page.read32(at))
+    }
+
+    fn write32(&mut self, at: u32, val: u32) {
+        self.writes.push((at, val));
+        self.page.write32(at, val);
+    }
+}
+
+impl Hardware for Script {
+    fn pause(&mut self, us: u32) {
+        self.pauses.push(us);
+    }
 }
 
 /// A guest's memory, from `base` on.
@@ -129,7 +182,7 @@ impl GuestMemory for Memory {
         self.bytes[range].copy_from_slice(written);
         if !written.is_empty() {
             self.dirty
-                .extend(at.0 >> 12..=(at.0 + written.len() as u64 - 1) >> 12);
+                .extend(at.0 >> 12..=(at.0 + (written.len() as u64 - 1)) >> 12);
         }
         if let Some(log) = &mut self.log {
             log.push((at.0, written.to_vec()));
