@@ -62,6 +62,8 @@ impl Host {
             self.qemu.qtest.write32(VF + 0x1680 + 4 * vector, 0);
         }
         self.pf = Pf::start(&mut self.qemu, mode);
+        // What a sequence that failed has left on the wire.
+        self.sent();
         self.kept = None;
         self.qemu.ram.write(GUEST, &vec![0; GUEST_BYTES]);
         self.fired();

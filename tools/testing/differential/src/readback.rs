@@ -9,6 +9,7 @@ use crate::deviations as known;
 use crate::guest::RX;
 use crate::play::Player;
 
+const PSRTYPE: u32 = 0xf0c;
 const EIMS: u32 = 0x1524;
 const EICR: u32 = 0x1580;
 const EITR: u32 = 0x1680;
@@ -44,7 +45,8 @@ impl Player {
                 return Ok(());
             }
         }
-        if direct == ours {
+        // What was written last is known, so that reading 0 like QEMU is not enough.
+        if direct == ours && (at != PSRTYPE || ours == self.now.psrtype) {
             return Ok(());
         }
         if self.now.loose.contains(&at) {
