@@ -42,10 +42,14 @@ impl Igbvf {
 
     /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
     pub(crate) fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
+        let live = self.control.is_live();
+        // What the guest is to see is kept for it, and RSTI is not cleared by a read. A guest that its PF did not
+        // know sees the reset itself, and has nothing to be repeated.
+        self.look(hw, live);
         if hw.read32(regs::V2PMAILBOX) & regs::RSTI != 0 {
             return false;
         }
-        self.lost = self.repeat_all(hw).is_err();
+        self.lost = live && self.repeat_all(hw).is_err();
         if !self.lost {
             // Page 1 is the guest's: only what was wiped is written.
             if !Interrupts::read(hw, true).is_set_up() {

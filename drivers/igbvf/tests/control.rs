@@ -6,7 +6,8 @@ use model::adapter::Adapter;
 use model::mock::Random;
 
 use crate::flow::{frame, machine, Flow};
-use crate::guest::{Cut, MAC, ONE_BUFFER};
+use crate::guest::{Cut, Guest, MAC, ONE_BUFFER};
+use crate::machine::Machine;
 
 #[test]
 fn bits_that_a_read_clears_are_not_stolen_from_the_guest() {
@@ -61,6 +62,29 @@ fn a_reset_of_the_pf_is_seen_while_assigned() {
     g.up(&mut m);
     g.send(&mut m, &frame(0, 60), Cut::default());
     assert_eq!(m.world.borrow().wire.len(), 1);
+}
+
+#[test]
+fn a_reset_of_the_pf_is_seen_by_a_guest_that_was_not_known_to_it() {
+    let (mut m, mut g) = (Machine::new(), Guest::new(0, ONE_BUFFER));
+    g.up(&mut m);
+    m.capture();
+    m.world.borrow_mut().pf_reset();
+    // The canary is first: there is nothing to repeat.
+    m.turns(40);
+    assert_eq!(m.load(0xc40) & 0xb0, 0x90);
+}
+
+#[test]
+fn a_ping_is_seen_though_the_mirror_rings_have_gone() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    *m.world.borrow_mut().reg(0x2800) = 0;
+    m.world.borrow_mut().ping();
+    m.turns(40);
+    assert_eq!(m.model.counters().repaired, 1);
+    assert_eq!(m.load(0xc40) & 0x10, 0x10);
+    assert_eq!(m.load(0x800), 0x2000_0100);
 }
 
 #[test]
