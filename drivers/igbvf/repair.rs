@@ -42,14 +42,11 @@ impl Igbvf {
 
     /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
     pub(crate) fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
-        // A guest that its PF did not know sees the reset itself, and has nothing to be repeated.
         let live = self.control.is_live();
-        let v2p = if live {
-            hw.read32(regs::V2PMAILBOX)
-        } else {
-            self.look(hw, false)
-        };
-        if v2p & regs::RSTI != 0 {
+        // What the guest is to see is kept for it, and RSTI is not cleared by a read. A guest that its PF did not
+        // know sees the reset itself, and has nothing to be repeated.
+        self.look(hw, live);
+        if hw.read32(regs::V2PMAILBOX) & regs::RSTI != 0 {
             return false;
         }
         self.lost = live && self.repeat_all(hw).is_err();
@@ -75,6 +72,7 @@ impl Igbvf {
 
     /// Waits, bounded, for the reply to a message of the guest that is under way: the record has to have it.
     pub(crate) fn settle(&mut self, hw: &mut dyn Hardware) {
+        self.look_for_reset(hw, true);
         for n in 0..SETTLE_TRIES {
             if !self.mailbox.is_waiting() || self.lost {
                 break;

@@ -76,6 +76,46 @@ fn a_reset_of_the_pf_is_seen_by_a_guest_that_was_not_known_to_it() {
 }
 
 #[test]
+fn a_ping_is_seen_though_the_mirror_rings_have_gone() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    *m.world.borrow_mut().reg(0x2800) = 0;
+    m.world.borrow_mut().ping();
+    m.turns(40);
+    assert_eq!(m.model.counters().repaired, 1);
+    assert_eq!(m.load(0xc40) & 0x10, 0x10);
+    assert_eq!(m.load(0x800), 0x2000_0100);
+}
+
+#[test]
+fn statistics_do_not_run_backwards_when_the_pf_is_reset() {
+    // Nobody has looked at the mailbox since.
+    let captured = || {
+        let (mut m, _) = machine(0, ONE_BUFFER);
+        m.capture();
+        *m.world.borrow_mut().reg(0xf10) = 1000;
+        assert_eq!(m.load(0xf10), 1000);
+        m.world.borrow_mut().pf_reset();
+        m
+    };
+    let mut read = captured();
+    assert_eq!(read.load(0xf10), 1000);
+    *read.world.borrow_mut().reg(0xf10) += 5;
+    assert_eq!(read.load(0xf10), 1005);
+    let mut migrated = captured().migrate();
+    assert_eq!(migrated.load(0xf10), 1000);
+    // A guest that is assigned, and sees the reset together with the reply to its next message.
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    *m.world.borrow_mut().reg(0xf10) = 1000;
+    assert_eq!(m.load(0xf10), 1000);
+    m.world.borrow_mut().pf_reset();
+    m.store(0x800, 1);
+    m.store(0xc40, 1);
+    assert_eq!(m.load(0xc40) & 0xb0, 0xb0);
+    assert_eq!(m.load(0xf10), 1000);
+}
+
+#[test]
 fn a_message_that_a_pf_reset_has_overtaken_is_repeated() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.capture();
