@@ -122,3 +122,7 @@ impl Igbvf {
         self.counters.repaired = self.counters.repaired.wrapping_add(1);
     }
 }
+
+#[cfg(test)]
+#[path = "repair_tests.rs"]
+mod tests;

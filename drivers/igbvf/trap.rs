@@ -126,3 +126,7 @@ impl Igbvf {
         self.mailbox.control(val, hw);
     }
 }
+
+#[cfg(test)]
+#[path = "trap_tests.rs"]
+mod tests;

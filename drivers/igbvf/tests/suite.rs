@@ -9,3 +9,4 @@ mod control;
 mod hostile;
 mod migration;
 mod traffic;
+mod turns;
