@@ -427,3 +427,7 @@ pub(crate) enum Repeated {
     /// All of it.
     All,
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -24,6 +24,8 @@ mod mirror;
 mod place;
 pub mod regs;
 mod repair;
+#[cfg(test)]
+mod rig;
 mod rx;
 mod setup;
 mod state;
@@ -538,3 +540,7 @@ impl Adapter for Igbvf {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "igbvf_tests.rs"]
+mod tests;

@@ -127,3 +127,7 @@ impl Igbvf {
         self.counters.repaired = self.counters.repaired.wrapping_add(1);
     }
 }
+
+#[cfg(test)]
+#[path = "repair_tests.rs"]
+mod tests;

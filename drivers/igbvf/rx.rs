@@ -456,3 +456,7 @@ fn publish(base: Iova, index: u32, mem: &mut dyn GuestMemory, desc: Desc) -> Res
     write_desc(base, index, mem, desc)?;
     publish_dd(base, index, mem, desc)
 }
+
+#[cfg(test)]
+#[path = "rx_tests.rs"]
+mod tests;

@@ -140,3 +140,7 @@ impl Igbvf {
         self.mailbox.control(val, hw);
     }
 }
+
+#[cfg(test)]
+#[path = "trap_tests.rs"]
+mod tests;

@@ -611,3 +611,7 @@ enum Reject {
 fn is_end(raw: Desc) -> bool {
     raw.is_eop() && raw.parse_tx() == Tx::Malformed
 }
+
+#[cfg(test)]
+#[path = "tx_tests.rs"]
+mod tests;

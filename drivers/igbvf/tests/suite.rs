@@ -10,3 +10,4 @@ mod datasheet;
 mod hostile;
 mod migration;
 mod traffic;
+mod turns;
