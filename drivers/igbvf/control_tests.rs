@@ -76,7 +76,6 @@ fn what_the_pf_refuses_is_not_recorded() {
         &address(0, UNICAST),
         &address(FILTER_CLR, UNICAST),
         &address(FILTER_ADD, MAC),
-        &[SET_PROMISC],
     ] {
         let mut record = before.clone();
         message(&mut record, words, NO);

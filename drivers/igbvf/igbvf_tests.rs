@@ -294,7 +294,8 @@ fn a_record_that_comes_again_is_asked_for_again_only_after_it_was_repeated() {
     assert!(asked(&mut rig, &first));
     // And another record is always asked for.
     let mut other = first.clone();
-    let mac = other.iter().position(|byte| *byte == 2).unwrap();
+    // Behind the version.
+    let mac = 2 + other[2..].iter().position(|byte| *byte == 2).unwrap();
     other[mac + 5] = 9;
     rig.hw.answer(V2PMAILBOX, &[0, VFU, PFSTS, VFU, PFSTS]);
     rig.hw.answer(VMBMEM, &[1 | 1 << 31, 2 | 0xa000_0000]);
