@@ -130,6 +130,7 @@ impl<'a> Bed<'a> {
     /// A scenario that passed on a kernel that complained has failed.
     pub fn check_kernel_after(&self, result: Result<()>, last: bool) -> Result<()> {
         let leaks = kernel::check_leaks(last);
+        let _ = fs::create_dir_all(&self.folder);
         let _ = fs::write(
             self.folder.join("kmemleak.log"),
             leaks
