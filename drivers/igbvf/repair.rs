@@ -72,6 +72,7 @@ impl Igbvf {
 
     /// Waits, bounded, for the reply to a message of the guest that is under way: the record has to have it.
     pub(crate) fn settle(&mut self, hw: &mut dyn Hardware) {
+        self.look_for_reset(hw, true);
         for n in 0..SETTLE_TRIES {
             if !self.mailbox.is_waiting() || self.lost {
                 break;

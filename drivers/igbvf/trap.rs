@@ -30,9 +30,20 @@ impl Igbvf {
             regs::PSRTYPE => self.psrtype,
             _ => match regs::mailbox_word(at) {
                 Some(index) => self.mailbox.word(index),
-                None => self.statistics.read(at, hw).unwrap_or(0),
+                None => {
+                    if regs::STATISTICS.contains(&at) {
+                        self.look_for_reset(hw, captured);
+                    }
+                    self.statistics.read(at, hw).unwrap_or(0)
+                }
             },
         }
+    }
+
+    /// A reset of the PF that nobody has noticed yet must not make statistics run backwards.
+    pub(crate) fn look_for_reset(&mut self, hw: &mut dyn Hardware, captured: bool) {
+        let hide = self.hides_resets(captured);
+        self.look(hw, hide);
     }
 
     /// A guest write of a trapped register.
@@ -67,8 +78,10 @@ impl Igbvf {
     /// Reads V2PMAILBOX: the value, less what is hidden.
     pub(crate) fn look(&mut self, hw: &mut dyn Hardware, hide: bool) -> u32 {
         let (val, seen) = self.mailbox.look(hw, hide);
+        if val & (regs::RSTI | regs::RSTD) != 0 {
+            self.statistics.rebase(hw);
+        }
         match seen {
-            Seen::Nothing if val & (regs::RSTI | regs::RSTD) != 0 => self.statistics.rebase(hw),
             Seen::Nothing => {}
             Seen::Reply(reply) => {
                 let before = self.control.clone();

@@ -88,6 +88,40 @@ fn a_ping_is_seen_though_the_mirror_rings_have_gone() {
 }
 
 #[test]
+fn statistics_do_not_run_backwards_when_the_pf_is_reset() {
+    // Nobody has looked at the mailbox since.
+    let captured = || {
+        let (mut m, _) = machine(0, ONE_BUFFER);
+        m.capture();
+        *m.world.borrow_mut().reg(0xf10) = 1000;
+        assert_eq!(m.load(0xf10), 1000);
+        m.world.borrow_mut().pf_reset();
+        m
+    };
+    let mut read = captured();
+    assert_eq!(read.load(0xf10), 1000);
+    *read.world.borrow_mut().reg(0xf10) += 5;
+    assert_eq!(read.load(0xf10), 1005);
+    let mut migrated = captured().migrate();
+    assert_eq!(migrated.load(0xf10), 1000);
+    // A guest that is assigned, and sees the reset together with the reply to its next message.
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    *m.world.borrow_mut().reg(0xf10) = 1000;
+    assert_eq!(m.load(0xf10), 1000);
+    m.world.borrow_mut().pf_reset();
+    m.store(0x800, 1);
+    m.store(0xc40, 1);
+    assert_eq!(m.load(0xc40) & 0xb0, 0xb0);
+    assert_eq!(m.load(0xf10), 1000);
+    // Or has not seen it yet.
+    *m.world.borrow_mut().reg(0xf10) = 5;
+    assert_eq!(m.load(0xf10), 1005);
+    m.world.borrow_mut().pf_reset();
+    assert_eq!(m.load(0xf10), 1005);
+    assert_eq!(m.load(0xc40) & 0xb0, 0x90);
+}
+
+#[test]
 fn a_message_that_a_pf_reset_has_overtaken_is_repeated() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.capture();
