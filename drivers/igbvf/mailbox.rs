@@ -66,6 +66,8 @@ pub(crate) struct Mailbox {
     waiting: bool,
     /// The last message of the guest.
     request: Message,
+    /// VMBMEM of the hardware has other words than the guest has written.
+    overwritten: bool,
 }
 
 impl Mailbox {
@@ -76,6 +78,7 @@ impl Mailbox {
             owned: false,
             waiting: false,
             request: [0; WORDS],
+            overwritten: false,
         }
     }
 
@@ -84,8 +87,8 @@ impl Mailbox {
         &self.request
     }
 
-    /// A VF reset ends what was under way; the memory stays.
-    pub(crate) fn vf_reset(&mut self) {
+    /// A VF reset or another message ends what was under way; the memory stays.
+    pub(crate) fn give_up(&mut self) {
         self.waiting = false;
     }
 
@@ -102,10 +105,18 @@ impl Mailbox {
         }
     }
 
+    /// Messages of our own have been where the guest's words were.
+    pub(crate) fn overwritten(&mut self) {
+        self.overwritten = true;
+    }
+
     /// The guest writes V2PMAILBOX.
     pub(crate) fn control(&mut self, val: u32, hw: &mut dyn Hardware) {
         self.owned = val & VFU != 0;
         if val & REQ != 0 {
+            if core::mem::take(&mut self.overwritten) {
+                put(hw, &self.words);
+            }
             self.request = self.words;
             self.waiting = true;
         }
@@ -177,9 +188,7 @@ impl Mailbox {
             &self.words
         };
         let _ = own(hw);
-        for (index, word) in words.iter().enumerate() {
-            hw.write32(word_at(index), *word);
-        }
+        put(hw, words);
         if self.waiting {
             hw.write32(V2PMAILBOX, REQ);
         }
@@ -192,6 +201,7 @@ impl Mailbox {
             owned,
             waiting,
             request,
+            overwritten: _, // another VF's memory has other words in any case
         } = self;
         for word in words.iter().chain(request) {
             w.put_u32(*word)?;
@@ -209,6 +219,7 @@ impl Mailbox {
         new.unread = u32::from(r.take_u8()?) & READ_CLEARS;
         new.owned = r.take_bool()?;
         new.waiting = r.take_bool()?;
+        new.overwritten = true;
         Ok(new)
     }
 }
@@ -216,6 +227,13 @@ impl Mailbox {
 /// Where word `index` of VMBMEM is.
 fn word_at(index: usize) -> u32 {
     VMBMEM.wrapping_add((index as u32).wrapping_mul(4))
+}
+
+/// Writes `words` to VMBMEM.
+fn put(hw: &mut dyn Hardware, words: &[u32]) {
+    for (index, word) in words.iter().enumerate().take(WORDS) {
+        hw.write32(word_at(index), *word);
+    }
 }
 
 /// Whether `reply` answers `asked`.
@@ -261,9 +279,7 @@ pub(crate) fn wait_for_pf(hw: &mut dyn Hardware) -> Result<(), Refused> {
 /// None comes.
 pub(crate) fn exchange(hw: &mut dyn Hardware, message: &[u32]) -> Result<Reply, Refused> {
     own(hw)?;
-    for (index, word) in message.iter().enumerate().take(WORDS) {
-        hw.write32(word_at(index), *word);
-    }
+    put(hw, message);
     hw.write32(V2PMAILBOX, REQ);
     let asked = message.first().copied().unwrap_or(0);
     for n in 0..TRIES {

@@ -63,6 +63,7 @@ impl Igbvf {
 
     /// Repeats the whole record, and what the guest is waiting for.
     pub(crate) fn repeat_all(&mut self, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        self.mailbox.overwritten();
         if self.control.is_live() && !self.control.replay(hw)? {
             self.control.replay_mac(hw)?;
         }

@@ -42,9 +42,8 @@ impl Igbvf {
 
     /// A reset of the PF that nobody has noticed yet must not make statistics run backwards.
     pub(crate) fn look_for_reset(&mut self, hw: &mut dyn Hardware, captured: bool) {
-        if self.hides_resets(captured) {
-            self.look(hw, true);
-        }
+        let hide = self.hides_resets(captured);
+        self.look(hw, hide);
     }
 
     /// A guest write of a trapped register.
@@ -108,7 +107,7 @@ impl Igbvf {
             self.generation = self.generation.wrapping_add(1);
         }
         self.repeated = Repeated::No;
-        self.mailbox.vf_reset();
+        self.mailbox.give_up();
         // It is the guest that asked, so there is nothing to repair.
         self.lost = false;
         self.mirror_gone = false;
@@ -134,6 +133,8 @@ impl Igbvf {
             // A PF that has lost the VF would refuse, and the guest would reset itself.
             self.look(hw, hide);
             if self.lost {
+                // It takes the place of one that was not answered.
+                self.mailbox.give_up();
                 self.repair(hw);
             }
         }

@@ -113,6 +113,12 @@ fn statistics_do_not_run_backwards_when_the_pf_is_reset() {
     m.store(0xc40, 1);
     assert_eq!(m.load(0xc40) & 0xb0, 0xb0);
     assert_eq!(m.load(0xf10), 1000);
+    // Or has not seen it yet.
+    *m.world.borrow_mut().reg(0xf10) = 5;
+    assert_eq!(m.load(0xf10), 1005);
+    m.world.borrow_mut().pf_reset();
+    assert_eq!(m.load(0xf10), 1005);
+    assert_eq!(m.load(0xc40) & 0xb0, 0x90);
 }
 
 #[test]
@@ -126,6 +132,30 @@ fn a_message_that_a_pf_reset_has_overtaken_is_repeated() {
     m.turns(40);
     assert_eq!(g.reply(&mut m), Some(0xa001_0004));
     assert_eq!(m.world.borrow().filters.vlans, [300]);
+}
+
+#[test]
+fn a_message_that_meets_a_reset_of_the_pf_arrives_as_it_is() {
+    for (was_waiting, turns) in [(false, 0), (true, 0), (false, 40)] {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.capture();
+        if was_waiting {
+            // Never answered, and given up.
+            m.world.borrow_mut().silent = true;
+            g.post(&mut m, &[4 | 1 << 16, 300]);
+            m.world.borrow_mut().silent = false;
+        }
+        m.store(0xc40, 4);
+        m.store(0x800, 4 | 1 << 16);
+        m.store(0x804, 301);
+        m.world.borrow_mut().pf_reset();
+        // It has forgotten who owns the buffer.
+        *m.world.borrow_mut().reg(0xc40) &= !4;
+        m.turns(turns);
+        m.store(0xc40, 1);
+        assert_eq!(g.reply(&mut m), Some(0xa001_0004));
+        assert_eq!(m.world.borrow().filters.vlans, [301]);
+    }
 }
 
 #[test]
