@@ -139,10 +139,10 @@ fn a_message_that_is_under_way_is_waited_for_10_ms() {
         (model.control.is_live(), hw.pauses.len())
     };
     assert_eq!(settle(&mut rig()), (false, 0));
-    // One pause after the look that has brought it.
-    assert_eq!(settle(&mut waiting(2)), (true, 3));
-    assert_eq!(settle(&mut waiting(199)), (true, 200));
-    assert_eq!(settle(&mut waiting(200)), (false, 200));
+    // A look for resets first; then a pause after each, also after the one that has brought it.
+    assert_eq!(settle(&mut waiting(2)), (true, 2));
+    assert_eq!(settle(&mut waiting(200)), (true, 200));
+    assert_eq!(settle(&mut waiting(201)), (false, 200));
     // The reply of a PF that was reset is not waited for: it will be asked again.
     let mut rig = waiting(2);
     rig.model.lost = true;
