@@ -235,6 +235,7 @@ mod tests {
             let mut both = Causes::default();
             for _ in 0..2 {
                 note(&mut both);
+                hw.write32(EICS, 0);
                 both.raise(&mut hw);
                 assert_eq!(hw.read32(EICS), 1 << 2, "{n}");
             }
