@@ -7,14 +7,16 @@ CARGO := $(ENTER) env -C tools cargo
 BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
 # KERNEL=stock|full|debug is what L1 runs and modules are built for. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
+# M=regex chooses mutants.
 export KERNEL ?= stock
 T ?=
+M ?=
 CMD ?=
 NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests check new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests check coverage mutants bench-model new-adapter clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,15 @@ selftests: ## VFIO's own tests on a VF of ours, in L1 with the full kernel (or K
 
 check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks
+
+coverage: root ## lines of rust/model and drivers/igbvf that host-side tests run; fails below 95 %
+	@$(ENTER) tools/run-coverage
+
+mutants: root ## change these two in one small way after the other: which changes does no test see? M=regex chooses
+	@$(ENTER) tools/run-mutants '$(M)'
+
+bench-model: root ## what the model costs: ns and instructions for each frame and each image
+	@$(ENTER) tools/run-bench-model
 
 new-adapter: ## make drivers/$NAME from samples/adapter_null: a first model of another family of VFs
 	@tools/new-adapter '$(NAME)'
