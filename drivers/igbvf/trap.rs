@@ -30,7 +30,12 @@ impl Igbvf {
             regs::PSRTYPE => self.psrtype,
             _ => match regs::mailbox_word(at) {
                 Some(index) => self.mailbox.word(index),
-                None => self.statistics.read(at, hw).unwrap_or(0),
+                None if !regs::STATISTICS.contains(&at) => 0,
+                None => {
+                    // A reset of the PF clears the hardware's: if nobody has noticed it, we do now.
+                    self.look(hw, hide);
+                    self.statistics.read(at, hw).unwrap_or(0)
+                }
             },
         }
     }
