@@ -261,9 +261,7 @@ impl Record {
         if let Some(message) = &self.multicast {
             ask(hw, message, "the PF refused the guest's multicast filters")?;
         }
-        if self.unicast.iter().next().is_some() {
-            self.replay_unicast(hw)?;
-        }
+        self.replay_unicast(hw)?;
         if self.promisc != 0 {
             // It may have been refused, or half refused, to begin with.
             mailbox::exchange(hw, &[SET_PROMISC | self.promisc])?;
@@ -289,6 +287,7 @@ impl Record {
         Ok(())
     }
 
+    /// VF_RESET leaves those of an earlier record, or of another guest, so they are cleared first.
     fn replay_unicast(&self, hw: &mut dyn Hardware) -> Result<(), Refused> {
         // The PF wants a valid address even here, and may refuse: there is nothing to clear then.
         let (lo, hi) = words_of(self.mac.unwrap_or([2, 0, 0, 0, 0, 1]));

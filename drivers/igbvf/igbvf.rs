@@ -279,6 +279,7 @@ impl Adapter for Igbvf {
         }
         (self.fresh, self.lost, self.mirror_gone, self.turns) = (true, false, false, 0);
         self.interrupts = Interrupts::read(hw, is_active(page));
+        self.expose_reset(hw);
         Ok(())
     }
 
@@ -302,7 +303,9 @@ impl Adapter for Igbvf {
             rx.mirror_lost();
         }
         self.running = true;
-        self.turns = 0;
+        if !self.lost {
+            self.turns = 0;
+        }
         self.follow(io);
         if fresh {
             for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
@@ -318,6 +321,7 @@ impl Adapter for Igbvf {
         }
         self.turns = self.turns.saturating_add(1);
         if self.lost && !self.retry(io.hw) {
+            self.wait_for_pf(io);
             return Progress::default();
         }
         if self.mirror_gone {
@@ -392,6 +396,9 @@ impl Adapter for Igbvf {
                 return Err(stuck);
             }
         }
+        for q in 0..QUEUES {
+            mirror::hand_back_tails(q, hw, page);
+        }
         self.drop_held();
         for (tx, rx) in self.tx.iter_mut().zip(&mut self.rx) {
             tx.reset();
@@ -458,6 +465,11 @@ impl Adapter for Igbvf {
         page: &mut dyn Registers,
         w: &mut Writer<'_>,
     ) -> Result<(), Full> {
+        // A reset of the PF that nobody has noticed has cleared the statistics, and the interrupts. An answer that
+        // the guest waits for is not taken here: the record went before.
+        if !self.mailbox.is_waiting() {
+            self.look(hw, self.hides_resets(true));
+        }
         let mut pairs = [Pair::read(0, page), Pair::read(1, page)];
         for (pair, (tx, rx)) in pairs.iter_mut().zip(self.tx.iter().zip(&self.rx)) {
             pair.contexts = tx.contexts();
@@ -465,7 +477,11 @@ impl Adapter for Igbvf {
         }
         let state = State {
             pairs,
-            interrupts: Interrupts::read(hw, is_active(page)),
+            interrupts: if self.lost {
+                self.interrupts
+            } else {
+                Interrupts::read(hw, is_active(page))
+            },
             psrtype: self.psrtype,
             mailbox: self.mailbox.clone(),
             statistics: self.statistics.read_all(hw),

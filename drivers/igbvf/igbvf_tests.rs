@@ -249,10 +249,11 @@ fn held_frames_of_both_queues_are_saved_one_after_the_other_and_loaded_into_thei
 fn a_record_that_comes_again_is_asked_for_again_only_after_it_was_repeated() {
     /// A PF that gives the guest its address at once.
     fn answers(rig: &mut Rig) {
-        rig.hw.answer(V2PMAILBOX, &[0, VFU, PFSTS]);
-        rig.hw.answer(VMBMEM, &[1 | 1 << 31]);
-        rig.hw.answer(VMBMEM + 4, &[2]);
-        rig.hw.answer(VMBMEM + 8, &[0x100]);
+        rig.hw.answer(V2PMAILBOX, &[0, VFU, PFSTS, VFU, PFSTS]);
+        // VF_RESET, and the filters that are cleared.
+        rig.hw.answer(VMBMEM, &[1 | 1 << 31, 2 | 0xa000_0000]);
+        rig.hw.answer(VMBMEM + 4, &[2, 0]);
+        rig.hw.answer(VMBMEM + 8, &[0x100, 0]);
     }
     let record = |hi: u32| {
         let mut control = Record::new();
@@ -297,10 +298,12 @@ fn a_record_that_comes_again_is_asked_for_again_only_after_it_was_repeated() {
     // Behind the version.
     let mac = 2 + other[2..].iter().position(|byte| *byte == 2).unwrap();
     other[mac + 5] = 9;
-    rig.hw.answer(V2PMAILBOX, &[0, VFU, PFSTS, VFU, PFSTS]);
-    rig.hw.answer(VMBMEM, &[1 | 1 << 31, 2 | 0xa000_0000]);
-    rig.hw.answer(VMBMEM + 4, &[2, 0]);
-    rig.hw.answer(VMBMEM + 8, &[0x100, 0]);
+    rig.hw
+        .answer(V2PMAILBOX, &[0, VFU, PFSTS, VFU, PFSTS, VFU, PFSTS]);
+    rig.hw
+        .answer(VMBMEM, &[1 | 1 << 31, 2 | 0xa000_0000, 2 | 0xa000_0000]);
+    rig.hw.answer(VMBMEM + 4, &[2, 0, 0]);
+    rig.hw.answer(VMBMEM + 8, &[0x100, 0, 0]);
     assert!(asked(&mut rig, &other));
 }
 

@@ -210,7 +210,8 @@ pub(crate) fn take_heads(q: usize, hw: &mut dyn Hardware, page: &mut dyn Registe
     }
 }
 
-/// Puts the guest's rings of queue `q`, as `page` has them, into the hardware, whose queues are off.
+/// Puts the guest's rings of queue `q`, as `page` has them, into the hardware, whose queues are off. They are empty
+/// until [`hand_back_tails`]: if another ring cannot be handed back, nothing of this one may have moved.
 ///
 /// # Errors
 ///
@@ -256,7 +257,7 @@ fn hand_back_ring(
     page: &mut dyn Registers,
     [head_at, tail_at, dctl_at]: [u32; 3],
 ) -> Result<(), Stuck> {
-    let (head, tail) = (page.read32(head_at) & 0xffff, page.read32(tail_at) & 0xffff);
+    let head = page.read32(head_at) & 0xffff;
     let dctl = page.read32(dctl_at) & !regs::SWFLSH;
     hw.write32(head_at, head);
     hw.write32(tail_at, head);
@@ -270,9 +271,15 @@ fn hand_back_ring(
             }
         }
     }
-    // Mandatory even if it is the head: the queue does nothing before.
-    hw.write32(tail_at, tail);
     Ok(())
+}
+
+/// Has the hardware run the rings of queue `q`, which it has.
+pub(crate) fn hand_back_tails(q: usize, hw: &mut dyn Hardware, page: &mut dyn Registers) {
+    for tail_at in [regs::RDT, regs::TDT].map(|reg| nth(reg, q)) {
+        // Mandatory even if it is the head: the queue does nothing before.
+        hw.write32(tail_at, page.read32(tail_at) & 0xffff);
+    }
 }
 
 #[cfg(test)]

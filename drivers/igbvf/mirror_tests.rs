@@ -207,6 +207,7 @@ fn a_ring_that_is_handed_back_goes_on_at_the_guest_s_indices() {
     for q in 0..regs::QUEUES {
         let (mut hw, mut page) = (hw(), guest(q));
         hand_back(q, &mut hw, &mut page).unwrap();
+        hand_back_tails(q, &mut hw, &mut page);
         for at in regs::RX_RING.into_iter().chain(regs::TX_RING) {
             let expected = match at {
                 RXDCTL | TXDCTL => ENABLE | 1,

@@ -7,7 +7,7 @@ use model::image::Refused;
 use model::io::Hardware;
 
 use crate::control::Repeated;
-use crate::irq::Interrupts;
+use crate::irq::{self, Causes, Interrupts};
 use crate::{is_active, mirror, regs, Igbvf};
 
 /// Turns until the hardware is looked at again while nothing moves.
@@ -18,7 +18,18 @@ const RETRY_TURNS: u32 = 1000;
 const BUSY_TURNS: u32 = 256;
 /// Looks at the mailbox until a message of the guest that is under way is given up: 10 ms.
 const SETTLE_TRIES: u32 = 200;
+
 impl Igbvf {
+    /// The PF may have been reset while the VF was assigned, and the guest not have looked since. Its rings went
+    /// with it, so it has to see that: from here on it is one that its PF does not know.
+    pub(crate) fn expose_reset(&mut self, hw: &mut dyn Hardware) {
+        let val = self.look(hw, false);
+        if val & (regs::RSTI | regs::RSTD) != 0 && self.control.is_live() {
+            self.control.vf_reset();
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
+
     /// Notes that the PF was reset behind the guest's back.
     pub(crate) fn lose(&mut self, hw: &mut dyn Hardware) {
         self.statistics.rebase(hw);
@@ -40,6 +51,16 @@ impl Igbvf {
         self.repair(hw)
     }
 
+    /// Nothing moves, but what the guest does to its rings is noticed.
+    pub(crate) fn wait_for_pf(&mut self, io: &mut Io<'_>) {
+        for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
+            tx.follow(q, io.page, &mut self.counters);
+            if !rx.follow(q, io.page, &mut self.counters) && !rx.is_guest_on() {
+                rx.discard(q, io.mirror);
+            }
+        }
+    }
+
     /// Sets the VF up again after a reset of its PF, all but the mirror rings: whether that was possible.
     pub(crate) fn repair(&mut self, hw: &mut dyn Hardware) -> bool {
         let live = self.control.is_live();
@@ -57,6 +78,8 @@ impl Igbvf {
             }
             hw.write32(regs::PSRTYPE, self.psrtype);
             self.statistics.rebase(hw);
+            // What was completed meanwhile had no vector.
+            irq::raise_all(hw);
         }
         !self.lost
     }
@@ -89,6 +112,11 @@ impl Igbvf {
             return;
         }
         self.turns = 0;
+        // Rings that were started after the reset look good; the mailbox knows.
+        self.look(io.hw, self.hides_resets(true));
+        if self.lost {
+            return;
+        }
         let tx = self
             .tx
             .iter()
@@ -117,9 +145,26 @@ impl Igbvf {
     }
 
     /// The guest's frames that wait in mirror rings that are gone are kept; the rings start again.
+    ///
+    /// Not as long as the guest cannot be told what was sent: it would be sent again.
     pub(crate) fn drop_mirrors(&mut self, io: &mut Io<'_>) {
+        let (mut causes, mut busy) = (Causes::default(), false);
+        for (q, tx) in self.tx.iter_mut().enumerate() {
+            // If the reset came before they were started, they still run: nothing must come in any more. One that
+            // does not stop now has to at its next start.
+            for at in [regs::RXDCTL, regs::TXDCTL] {
+                let _ = mirror::switch_off(io.hw, regs::nth(at, q));
+            }
+            if tx.reap(q, io) {
+                causes.tx(q);
+            }
+            busy |= tx.has_done(q, io.mirror);
+        }
+        causes.raise(io.hw);
+        if busy {
+            return;
+        }
         for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
-            tx.reap(q, io);
             tx.mirror_lost();
             rx.hold(q, io.mirror, &mut self.counters);
             rx.mirror_lost();

@@ -115,7 +115,8 @@ fn interrupts_of_the_guest_are_not_touched_unless_they_were_wiped() {
     rig.model.psrtype = 0x1234;
     let Rig { model, hw, .. } = &mut rig;
     assert!(model.repair(hw));
-    assert_eq!(hw.take_writes(), [(regs::PSRTYPE, 0x1234)]);
+    // But every vector is raised.
+    assert_eq!(hw.take_writes(), [(regs::PSRTYPE, 0x1234), (regs::EICS, 7)]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use model::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 use model::ring::{distance, step};
 
 use crate::desc::{self, Desc, Run, Tx};
-use crate::mirror;
+use crate::mirror::{self, TX_SLOTS};
 use crate::place::Place;
 use crate::regs::{self, nth};
 use crate::setup::TxRing;
@@ -78,6 +78,8 @@ pub(crate) struct Queue {
     skipping: bool,
     /// Offload contexts, as the guest last gave them.
     contexts: [Option<Desc>; 2],
+    /// Offload contexts, as they were when the head was reached: those of what is sent again.
+    done: [Option<Desc>; 2],
     /// Which of them the mirror ring has not seen.
     unsent: [bool; 2],
     /// Packets in flight, oldest first from `first`.
@@ -104,6 +106,7 @@ impl Queue {
             incomplete: None,
             skipping: false,
             contexts: [None; 2],
+            done: [None; 2],
             unsent: [false; 2],
             fifo: [Packet {
                 rs: 0,
@@ -123,14 +126,17 @@ impl Queue {
     /// Forgets all that the guest has set up.
     pub(crate) fn reset(&mut self) {
         self.forget_guest();
-        self.contexts = [None; 2];
-        self.unsent = [false; 2];
         self.mirror_lost();
+        self.set_contexts([None; 2]);
+        self.unsent = [false; 2];
     }
 
     /// The mirror ring is off: what it had is gone, and what the guest still owns of it is sent again.
     pub(crate) fn mirror_lost(&mut self) {
         self.mirror_on = false;
+        if self.count > 0 {
+            self.contexts = self.done;
+        }
         self.place = Place::new();
         (self.first, self.count, self.orphans) = (0, 0, 0);
         self.fetched = self.head;
@@ -155,7 +161,7 @@ impl Queue {
     }
 
     pub(crate) fn set_contexts(&mut self, contexts: [Option<Desc>; 2]) {
-        self.contexts = contexts;
+        (self.contexts, self.done) = (contexts, contexts);
     }
 
     /// Follows the guest's registers: whether it has a ring that can be served.
@@ -228,10 +234,11 @@ impl Queue {
         let mut run = Run::new(base, len);
         for n in 0..old {
             let Ok(raw) = run.get(mem, step(len, first, n), old.saturating_sub(n)) else {
-                return;
+                break;
             };
             self.note_context(raw);
         }
+        self.done = self.contexts;
     }
 
     /// Remembers `raw` if it is a context, to be sent before the next packet.
@@ -315,7 +322,8 @@ impl Queue {
         let mut n = 0u32;
         let ends = loop {
             if n == pending {
-                if in_data {
+                // Contexts wait for what they are for, unless somebody waits for them.
+                if in_data || rs == 0 {
                     return Taken::Incomplete;
                 }
                 break true;
@@ -518,15 +526,8 @@ impl Queue {
             let Some(mut packet) = self.fifo.get(usize::from(self.first)).copied() else {
                 break;
             };
-            if let Some(slot) = packet.slot {
-                let mut status = [0; 4];
-                io.mirror.read(
-                    mirror::tx_slot(q, slot.into()).saturating_add(12),
-                    &mut status,
-                );
-                if u32::from_le_bytes(status) & desc::DD == 0 {
-                    break;
-                }
+            if !is_done(q, io.mirror, &packet) {
+                break;
             }
             if self.orphans > 0 {
                 self.orphans = self.orphans.saturating_sub(1);
@@ -540,11 +541,46 @@ impl Queue {
                     break;
                 }
             }
+            self.note_done(q, io.mirror, &packet);
             self.place.free(packet.slots.into(), packet.grains);
             self.first = (usize::from(self.first).saturating_add(1) % MAX_IN_FLIGHT) as u8;
             self.count = self.count.saturating_sub(1);
         }
+        if self.count == 0 {
+            self.done = self.contexts;
+        }
         raise
+    }
+
+    /// Whether a packet is done that [`reap`](Self::reap) could not complete, because guest memory is busy.
+    pub(crate) fn has_done(&self, q: usize, area: &mut dyn Area) -> bool {
+        let oldest = self.fifo.get(usize::from(self.first));
+        self.count > 0 && oldest.is_some_and(|packet| is_done(q, area, packet))
+    }
+
+    /// Remembers the contexts that went out with a packet of the guest: they are where the device has found
+    /// them, without RS, so that it has written nothing there.
+    fn note_done(&mut self, q: usize, area: &mut dyn Area, packet: &Packet) {
+        let (Some(last), true) = (packet.slot, packet.descs > 0) else {
+            return;
+        };
+        let slots = u32::from(packet.slots);
+        let first = step(
+            TX_SLOTS,
+            last.into(),
+            TX_SLOTS.saturating_add(1).saturating_sub(slots),
+        );
+        for n in 0..slots.min(2) {
+            let mut bytes = [0; desc::DESC_BYTES];
+            area.read(mirror::tx_slot(q, step(TX_SLOTS, first, n)), &mut bytes);
+            let raw = Desc::from_bytes(bytes);
+            let Tx::Context { index } = raw.parse_tx() else {
+                break;
+            };
+            if let Some(context) = self.done.get_mut(index) {
+                *context = Some(raw);
+            }
+        }
     }
 
     /// Tells the guest that `packet` was sent; false if its memory is busy. `packet` knows what is left.
@@ -605,6 +641,17 @@ enum Reject {
     Unmapped,
     /// It was counted before; this is the rest of it.
     Rest,
+}
+
+/// Whether the device is done with `packet`.
+fn is_done(q: usize, area: &mut dyn Area, packet: &Packet) -> bool {
+    let Some(slot) = packet.slot else { return true };
+    let mut status = [0; 4];
+    area.read(
+        mirror::tx_slot(q, slot.into()).saturating_add(12),
+        &mut status,
+    );
+    u32::from_le_bytes(status) & desc::DD != 0
 }
 
 /// Whether a descriptor that makes no sense ends its packet: EOP is in the same place in all but contexts.

@@ -159,6 +159,16 @@ impl Memory {
         &self.bytes[start..start + len]
     }
 
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Has `bytes` from now on: what it had.
+    pub fn replace(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        core::mem::replace(&mut self.bytes, bytes)
+    }
+
     /// As the guest's CPU writes it.
     pub fn set(&mut self, at: u64, bytes: &[u8]) {
         let start = (at - self.base) as usize;

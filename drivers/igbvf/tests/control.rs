@@ -285,3 +285,187 @@ fn what_cannot_be_emulated_is_named() {
         .unwrap_err()
         .contains("throttle"));
 }
+
+#[test]
+fn a_reset_of_the_pf_before_the_capture_is_seen_after_it() {
+    for migrates in [false, true] {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.world.borrow_mut().pf_reset();
+        // The guest's rings are gone, and only the guest can set them up again.
+        m.capture();
+        m.turns(40);
+        if migrates {
+            m = m.migrate();
+            m.with(|model, io| model.start(io));
+        }
+        assert!(!g.link_check(&mut m));
+        g.probe(&mut m);
+        g.up(&mut m);
+        m.turns(1);
+        g.send(&mut m, &frame(0, 60), Cut::default());
+        m.world.borrow_mut().receive(0, &frame(1, 60));
+        m.poll();
+        g.receive(&mut m, false);
+        assert_eq!((m.world.borrow().wire.len(), g.received.len()), (1, 1));
+        // From here on resets are hidden again.
+        m.world.borrow_mut().pf_reset();
+        assert!(g.link_check(&mut m));
+    }
+}
+
+#[test]
+fn a_reset_of_the_pf_while_nothing_runs_is_noticed_afterwards() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().pf_reset();
+    // The rings start, but the PF lets nothing through; and this guest does not look at its mailbox.
+    m.with(|model, io| model.start(io));
+    m.turns(40);
+    assert_eq!(m.model.counters().repaired, 1);
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.poll();
+    assert_eq!(m.world.borrow().wire.len(), 1);
+}
+
+#[test]
+fn statistics_go_on_after_a_reset_of_the_pf_that_nobody_has_noticed() {
+    for captured in [false, true] {
+        let (mut m, _) = machine(0, ONE_BUFFER);
+        if captured {
+            m.capture();
+            m.poll();
+        }
+        for n in 0..5 {
+            m.world.borrow_mut().receive(0, &frame(n, 60));
+        }
+        assert_eq!(m.load(0xf10), 5);
+        m.world.borrow_mut().pf_reset();
+        assert_eq!(m.load(0xf10), 5);
+    }
+    // Nor are they in the image.
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().receive(0, &frame(0, 60));
+    assert_eq!(m.load(0xf10), 1);
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().pf_reset();
+    assert_eq!(m.migrate_stopped().load(0xf10), 1);
+}
+
+#[test]
+fn a_frame_that_is_delivered_while_interrupts_are_wiped_is_announced_later() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.poll();
+    m.world.borrow_mut().receive(0, &frame(0, 60));
+    m.world.borrow_mut().pf_reset();
+    m.world.borrow_mut().raised = 0;
+    m.turns(1);
+    assert_eq!((m.load(0x2810), m.world.borrow().raised), (1, 0));
+    m.turns(40);
+    assert_eq!(m.model.counters().repaired, 1);
+    assert_eq!(m.world.borrow().raised, 7);
+}
+
+#[test]
+fn rings_that_a_repair_has_dropped_take_no_frame() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().pf_reset();
+    m.with(|model, io| model.start(io));
+    // That repairs, and the rings are the hardware's still.
+    g.message(&mut m, &[5, 9000]).unwrap();
+    let val = m.load(0x2828);
+    m.store(0x2828, val & !(1 << 25));
+    m.turns(1);
+    m.store(0x2828, val);
+    let mut taken = Vec::new();
+    for n in 0..3 {
+        let f = frame(n, 60);
+        if m.world.borrow_mut().receive(0, &f) {
+            taken.push(f);
+        }
+        m.poll();
+    }
+    g.receive(&mut m, false);
+    assert!(taken.len() == 2 && g.received == taken);
+}
+
+#[test]
+fn a_queue_that_is_switched_off_while_the_pf_is_away_gets_no_frame_of_before() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.poll();
+    m.store(0x2818, 0);
+    for n in 0..3 {
+        m.world.borrow_mut().receive(0, &frame(n, 60));
+    }
+    m.world.borrow_mut().pf_reset();
+    m.world.borrow_mut().silent = true;
+    assert!(g.link_check(&mut m));
+    m.turns(2);
+    let val = m.load(0x2828);
+    m.store(0x2828, val & !(1 << 25));
+    m.turns(1);
+    m.store(0x2828, val);
+    m.store(0x2818, 30);
+    m.world.borrow_mut().silent = false;
+    m.turns(1100);
+    assert_eq!(m.model.counters().repaired, 1);
+    m.world.borrow_mut().receive(0, &frame(9, 60));
+    m.poll();
+    g.receive(&mut m, false);
+    assert_eq!(g.received, [frame(9, 60)]);
+}
+
+#[test]
+fn a_reset_of_the_pf_that_was_noticed_while_stopped_is_repaired_at_once() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().pf_reset();
+    assert!(g.link_check(&mut m));
+    m.with(|model, io| model.start(io));
+    m.turns(1);
+    assert_eq!(m.model.counters().repaired, 1);
+}
+
+#[test]
+fn what_was_sent_before_a_reset_of_the_pf_is_not_sent_again_if_guest_memory_is_busy() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.poll();
+    m.world.borrow_mut().stalled = true;
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.turns(1);
+    m.world.borrow_mut().stalled = false;
+    m.world.borrow_mut().transmit(0);
+    m.world.borrow_mut().pf_reset();
+    assert!(g.link_check(&mut m));
+    m.world.borrow_mut().memory.busy_after = Some(0);
+    m.turns(40);
+    g.clean(&mut m);
+    assert_eq!((g.in_flight(), m.world.borrow().wire.len()), (0, 1));
+    assert_eq!(m.model.counters().repaired, 1);
+}
+
+#[test]
+fn a_frame_that_was_sent_before_the_rings_start_again_is_announced() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.poll();
+    m.world.borrow_mut().stalled = true;
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    m.turns(1);
+    m.world.borrow_mut().stalled = false;
+    m.world.borrow_mut().transmit(0);
+    m.world.borrow_mut().pf_reset();
+    // That repairs, and raises all vectors, before the packet is completed.
+    g.message(&mut m, &[5, 9000]).unwrap();
+    assert_eq!(std::mem::take(&mut m.world.borrow_mut().raised), 7);
+    m.turns(1);
+    g.clean(&mut m);
+    assert_eq!((g.in_flight(), m.world.borrow().raised), (0, 1));
+}

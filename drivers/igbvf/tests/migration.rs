@@ -483,3 +483,37 @@ fn an_altered_image_never_gets_to_its_end() {
     assert!(image.len() > HEADER_BYTES);
     assert!(to.save() == image);
 }
+
+#[test]
+fn a_unicast_filter_that_is_gone_when_the_record_comes_again_is_not_kept() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    let (lo, hi) = crate::guest::mac_words([2, 0, 0, 0, 0, 9]);
+    g.message(&mut m, &[2 | 2 << 16, lo, hi]).unwrap();
+    m.capture();
+    let mut to = Machine::new();
+    let mut hw = to.hw();
+    for expected in [1, 0] {
+        let mut record = vec![0; 1024];
+        let mut w = Writer::new(&mut record);
+        m.model.save_control(&mut w).unwrap();
+        let len = w.written();
+        to.model
+            .load_control(&mut Reader::new(&record[..len]), &mut hw)
+            .unwrap();
+        assert_eq!(to.world.borrow().filters.unicast.len(), expected);
+        g.message(&mut m, &[2 | 1 << 16, lo, hi]).unwrap();
+    }
+}
+
+#[test]
+fn interrupts_that_a_reset_of_the_pf_has_wiped_are_not_lost() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().pf_reset();
+    assert_eq!(m.world.borrow().regs[0x1700 / 4], 0);
+    let to = m.migrate_stopped();
+    let read = |at: usize| to.world.borrow().regs[at / 4];
+    assert_eq!([read(0x1700), read(0x1740)], [0x8081_8081, 0x82]);
+    assert_eq!([read(0x1524), read(0x152c), read(0x1530)], [7, 7, 7]);
+}

@@ -6,7 +6,7 @@ use model::adapter::Adapter;
 use model::mock::Random;
 
 use crate::flow::{frame, machine, Flow};
-use crate::guest::{Cut, ONE_BUFFER, SPLIT};
+use crate::guest::{Cut, Guest, ONE_BUFFER, SPLIT};
 use crate::vf::GUEST;
 
 #[test]
@@ -235,6 +235,72 @@ fn packets_that_the_hardware_did_not_send_are_sent_after_the_next_start() {
 }
 
 #[test]
+fn packets_that_are_sent_after_the_next_start_have_the_contexts_of_before() {
+    for migrates in [false, true] {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.capture();
+        // A context serves until the next one: two packets have the first, the third has another.
+        for (n, context) in [(0, Some(0xa)), (1, None), (2, Some(0xb))] {
+            g.send(
+                &mut m,
+                &frame(n, 60),
+                Cut {
+                    context,
+                    ..Cut::default()
+                },
+            );
+            m.poll();
+            m.world.borrow_mut().stalled = true;
+        }
+        m.with(|model, io| model.stop(io)).unwrap();
+        m.world.borrow_mut().stalled = false;
+        if migrates {
+            m = m.migrate_stopped();
+        }
+        m.with(|model, io| model.start(io));
+        m.poll();
+        let sent: Vec<_> = m.world.borrow().wire.iter().map(|(_, of)| of[1]).collect();
+        assert_eq!(sent, [0xa, 0xa, 0xb]);
+    }
+}
+
+#[test]
+fn a_context_alone_waits_for_what_it_is_for() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().stalled = true;
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    g.queue(
+        &mut m,
+        &frame(1, 60),
+        Cut {
+            context: Some(0xa),
+            ..Cut::default()
+        },
+    );
+    // The context, and then the packet.
+    m.store(0x3818, 2);
+    m.turns(2);
+    m.store(0x3818, 3);
+    m.turns(2);
+    g.send(
+        &mut m,
+        &frame(2, 60),
+        Cut {
+            context: Some(0xb),
+            ..Cut::default()
+        },
+    );
+    m.turns(2);
+    m.with(|model, io| model.stop(io)).unwrap();
+    m.world.borrow_mut().stalled = false;
+    m.with(|model, io| model.start(io));
+    m.poll();
+    let sent: Vec<_> = m.world.borrow().wire.iter().map(|(_, of)| of[1]).collect();
+    assert_eq!(sent, [0, 0xa, 0xb]);
+}
+
+#[test]
 fn a_release_hands_back_what_was_not_sent() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.capture();
@@ -400,6 +466,23 @@ fn hardware_that_refuses_a_head_stays_emulated() {
 }
 
 #[test]
+fn hardware_that_refuses_one_head_moves_no_other_ring() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    let mut other = Guest::new(1, ONE_BUFFER);
+    other.up(&mut m);
+    m.world.borrow_mut().fixed_heads = true;
+    m.capture();
+    m.world.borrow_mut().receive(1, &frame(0, 60));
+    m.with(|model, io| model.stop(io)).unwrap();
+    // Nobody has sent it when the hardware gets the ring.
+    g.send(&mut m, &frame(1, 60), Cut::default());
+    assert!(m.release().is_err());
+    m.poll();
+    g.clean(&mut m);
+    assert_eq!((g.in_flight(), m.world.borrow().wire.len()), (0, 1));
+}
+
+#[test]
 fn a_frame_that_the_capture_has_cut_ends_with_an_error() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     // Silicon might stop between two descriptors of a frame.
@@ -500,7 +583,7 @@ fn announcements_go_out_untagged_and_on_every_vlan() {
 #[test]
 fn the_model_is_small() {
     assert!(
-        size_of::<igbvf::Igbvf>() <= 4096,
+        size_of::<igbvf::Igbvf>() <= 4608,
         "{}",
         size_of::<igbvf::Igbvf>()
     );

@@ -26,6 +26,8 @@ pub mod act;
 pub mod bench;
 pub mod rules;
 
+pub use proptest;
+
 use model::adapter::{Adapter, Layout};
 use model::io::Hardware;
 use model::mock::Page;

@@ -22,7 +22,7 @@ const MAX_MIRROR_BYTES: usize = 16 << 20;
 const MAX_PAGES: u32 = 4;
 
 /// Runs `rule` on random values, the same ones every time.
-fn for_all<S: Strategy>(cases: u32, values: S, rule: impl Fn(S::Value))
+pub fn for_all<S: Strategy>(cases: u32, values: S, rule: impl Fn(S::Value))
 where
     S::Value: Clone + Debug,
 {

@@ -136,6 +136,40 @@ impl Machine {
         }
     }
 
+    /// Time passes, enough for a turn.
+    pub fn wait(&mut self) {
+        if self.captured {
+            self.with(|model, io| model.poll(io, 64));
+        }
+    }
+
+    /// Frames move again, after a stop, as in the kernel; `loaded` says that an image was taken over.
+    pub fn resume(&mut self, loaded: bool) {
+        self.with(|model, io| {
+            model.start(io);
+            if loaded {
+                model.announce(io);
+            }
+            model.poll(io, 64);
+            model.raise_all(io.hw);
+        });
+    }
+
+    /// The user resets the function.
+    pub fn reset(&mut self) {
+        self.world.borrow_mut().vf_reset();
+        let mut hw = self.hw();
+        let page: Option<&mut dyn Registers> = if self.captured {
+            Some(&mut self.page)
+        } else {
+            None
+        };
+        self.model.reset(&mut hw, page);
+        if self.captured {
+            self.with(|model, io| model.start(io));
+        }
+    }
+
     /// The image of the captured and stopped device.
     pub fn save(&mut self) -> Vec<u8> {
         let mut hw = self.hw();

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use model::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 use model::mock::{Memory, Mirror};
 
+use crate::replica::Replica;
+
 /// Where the guest's memory starts, as the device sees it.
 pub const GUEST: u64 = 0x1_0000_0000;
 /// Where the mirror area starts, as the device sees it.
@@ -28,15 +30,35 @@ pub struct Filters {
     pub unicast: Vec<[u8; 6]>,
 }
 
+/// What the device was told about a frame that it has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offload {
+    pub q: u32,
+    /// Dwords 2 and 3 of the frame's first descriptor, less what is of that descriptor alone.
+    pub cmd: u32,
+    pub opts: u32,
+    /// The context that these name, if the device ever got one.
+    pub context: Option<[u32; 4]>,
+}
+
+/// Dword 2 of a data descriptor: MAC, IFCS, VLE, TSE.
+pub const CMD_OF_FRAME: u32 = 3 << 18 | 1 << 25 | 3 << 30;
+/// Dword 3: all but the status.
+pub const OPTS_OF_FRAME: u32 = !0xf;
+
 /// The VF, its PF and everything that it can reach.
 pub struct World {
     pub regs: Vec<u32>,
     pub memory: Memory,
+    /// Kept up to date from the dirty set.
+    pub replica: Option<Replica>,
     pub mirror: Mirror,
     /// The device reaches the mirror area, and nothing else; else guest memory.
     pub captured: bool,
     /// Frames that were sent, with the context they were sent by.
     pub wire: VecDeque<(Vec<u8>, [u32; 2])>,
+    /// Of each frame that went to `wire` since this is there.
+    pub offloads: Option<VecDeque<Offload>>,
     pub contexts: [[Option<[u32; 4]>; 2]; 2],
     pub filters: Filters,
     pub pinned: Option<[u8; 6]>,
@@ -47,11 +69,14 @@ pub struct World {
     pub faults: u32,
     /// Frames that were dropped for want of a descriptor.
     pub overruns: u32,
+    /// Vectors that were raised: by EICS, and by the device for rings that are the guest's own.
     pub raised: u32,
     /// Head registers can only be read.
     pub fixed_heads: bool,
     /// Nothing can be sent: pause frames, or no link.
     pub stalled: bool,
+    /// Frames until that happens.
+    pub stall_after: Option<u32>,
     /// The PF does not answer.
     pub silent: bool,
     /// Reads of V2PMAILBOX until the PF answers.
@@ -73,9 +98,11 @@ impl World {
         let mut world = Self {
             regs: vec![0; 0x1000],
             memory,
+            replica: None,
             mirror: Mirror::new(MIRROR, igbvf::LAYOUT.mirror_bytes),
             captured: false,
             wire: VecDeque::new(),
+            offloads: None,
             contexts: [[None; 2]; 2],
             filters: Filters::default(),
             pinned: None,
@@ -86,6 +113,7 @@ impl World {
             raised: 0,
             fixed_heads: false,
             stalled: false,
+            stall_after: None,
             silent: false,
             delay: 0,
             answer_in: None,
@@ -141,6 +169,22 @@ impl World {
     pub fn ping(&mut self) {
         *self.reg(0x800) = 0x100 | if self.cts { 1 << 29 } else { 0 };
         *self.reg(0xc40) |= 1 << 4;
+    }
+
+    /// A store of the guest's CPU, to its memory.
+    pub fn store(&mut self, at: u64, bytes: &[u8]) {
+        self.memory.set(at, bytes);
+        if let Some(replica) = &mut self.replica {
+            replica.stored(at, bytes);
+        }
+    }
+
+    /// Raises the vector that byte `n` of IVAR0 names.
+    fn interrupt(&mut self, n: u32) {
+        let entry = *self.reg(0x1700) >> (8 * n);
+        if !self.captured && entry & 0x80 != 0 {
+            self.raised |= 1 << (entry & 3);
+        }
     }
 
     fn message(&mut self) {
@@ -292,10 +336,12 @@ impl World {
                     self.wire
                         .push_back((std::mem::take(&mut frame), [flags, context]));
                     first = None;
+                    self.sent(q, offload);
                 }
             }
             *self.reg(0x3810 + o) = (head + 1) % len;
             if dw[2] >> 27 & 1 != 0 {
+                self.interrupt(2 * q + 1);
                 let wb = *self.reg(0x3838 + o);
                 if wb & 1 != 0 {
                     let at = u64::from(*self.reg(0x383c + o)) << 32 | u64::from(wb & !3);
@@ -308,17 +354,42 @@ impl World {
         }
     }
 
+    fn sent(&mut self, q: u32, first: [u32; 4]) {
+        let index = (first[3] >> 4 & 1) as usize;
+        let offload = Offload {
+            q,
+            cmd: first[2] & CMD_OF_FRAME,
+            opts: first[3] & OPTS_OF_FRAME,
+            context: self.contexts[q as usize][index],
+        };
+        self.offloads
+            .iter_mut()
+            .for_each(|log| log.push_back(offload));
+        if let Some(n) = &mut self.stall_after {
+            *n = n.saturating_sub(1);
+            if *n == 0 {
+                (self.stalled, self.stall_after) = (true, None);
+            }
+        }
+    }
+
     /// A frame comes in from the wire: whether it was taken.
     pub fn receive(&mut self, q: u32, frame: &[u8]) -> bool {
         let o = q * 0x100;
         let srrctl = *self.reg(0x280c + o);
-        let buffer = ((srrctl & 0x7f) * 1024).max(1024) as usize;
-        let split = if srrctl >> 25 & 7 == 5 {
-            (srrctl >> 8 & 0x3f) as usize * 64
-        } else {
-            0
+        let buffer = match srrctl & 0x7f {
+            // What the PF says: RCTL.BSIZE.
+            0 => 2048,
+            kib => kib as usize * 1024,
         };
-        let header = split.min(frame.len());
+        let header_buffer = (srrctl >> 8 & 0x3f) as usize * 64;
+        let header = match srrctl >> 25 & 7 {
+            5 => header_buffer.min(frame.len()),
+            2 if *self.reg(0xf0c) != 0 => header_of(frame)
+                .filter(|n| *n <= header_buffer)
+                .unwrap_or(0),
+            _ => 0,
+        };
         let (base, len) = (self.base(0x2800 + o), *self.reg(0x2808 + o) / 16);
         if !self.alive || *self.reg(0x2828 + o) & ENABLE == 0 {
             return false;
@@ -352,8 +423,14 @@ impl World {
         }
         *self.reg(0x2810 + o) = (head + need) % len;
         *self.reg(0xf10) = self.reg(0xf10).wrapping_add(1);
+        self.interrupt(2 * q);
         true
     }
+}
+
+/// Bytes of the headers of a frame, if the device knows its kind: Ethernet, IPv4 and TCP without options.
+fn header_of(frame: &[u8]) -> Option<usize> {
+    (frame.get(12..14) == Some(&[8, 0]) && frame.len() > 54).then_some(54)
 }
 
 impl Registers for Vf {
@@ -406,6 +483,8 @@ impl Registers for Vf {
                 *w.reg(at) = val & 0xffff;
                 w.transmit(q);
             }
+            // QEMU has no PSRTYPE; a guest's rings must do with what silicon has, too.
+            _ if at == 0xf0c => *w.reg(at) = val,
             _ if (0x800..0x840).contains(&at) || (0x1000..0x4000).contains(&at) => *w.reg(at) = val,
             _ => {}
         }
@@ -422,7 +501,12 @@ impl GuestMemory for Mem {
     }
 
     fn write(&mut self, at: Iova, buf: &[u8]) -> Result<(), Fault> {
-        self.0.borrow_mut().memory.write(at, buf)
+        let w = &mut *self.0.borrow_mut();
+        let result = w.memory.write(at, buf);
+        if let Some(replica) = &mut w.replica {
+            replica.written(at.0, buf.len());
+        }
+        result
     }
 }
 
