@@ -23,6 +23,12 @@ pub struct Machine {
     pub captured: bool,
 }
 
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Machine {
     pub fn new() -> Self {
         Self::with_memory(Memory::new(GUEST, MEMORY_BYTES))
