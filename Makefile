@@ -11,12 +11,13 @@ export SEMIASSIGN_CACHE ?= /var/cache/semiassign
 export KERNEL ?= stock
 T ?=
 M ?=
+S ?= 60
 CMD ?=
 NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests check coverage mutants bench-model new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests check fuzz coverage mutants bench-model new-adapter clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ selftests: ## VFIO's own tests on a VF of ours, in L1 with the full kernel (or K
 
 check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks
+
+fuzz: root ## T=target for S=60 seconds, from its seeds and all that was found before; T=all for each in turn; alone, lists them
+	@tools/run-fuzz '$(T)' '$(S)'
 
 coverage: root ## lines of rust/model and drivers/igbvf that host-side tests run; fails below 95 %
 	@$(ENTER) tools/run-coverage

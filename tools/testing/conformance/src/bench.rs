@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use model::adapter::{Adapter, Io, Layout, Stuck};
@@ -11,6 +12,7 @@ use model::image::{Reader, Refused, Tag, Writer, MAX_SECTION_BYTES};
 use model::io::{Area, Fault, GuestMemory, Hardware, Iova, Registers};
 use model::mock::{Memory, Mirror, Page, Random};
 
+use crate::meanwhile::Meanwhile;
 use crate::{Subject, GUEST, GUEST_BYTES, MIRROR};
 
 /// Most accesses in one call of the model: far more than any needs.
@@ -97,17 +99,28 @@ impl Hardware for Device {
 /// The RAM behind the substituted pages.
 pub struct Ram {
     inner: Page,
+    /// What the guest stores there while the model looks.
+    pub meanwhile: Meanwhile,
     meter: Meter,
+}
+
+impl Ram {
+    fn change(&mut self) {
+        self.meanwhile
+            .access(|at, val| self.inner.write32(at as u32, val as u32));
+    }
 }
 
 impl Registers for Ram {
     fn read32(&mut self, at: u32) -> u32 {
         self.meter.add(|_| {});
+        self.change();
         self.inner.read32(at)
     }
 
     fn write32(&mut self, at: u32, val: u32) {
         self.meter.add(|count| count.page_writes += 1);
+        self.change();
         self.inner.write32(at, val);
     }
 }
@@ -116,17 +129,28 @@ impl Registers for Ram {
 pub struct Guest {
     /// As it is.
     pub inner: Memory,
+    /// What the guest writes there while the model looks.
+    pub meanwhile: Meanwhile,
     meter: Meter,
+}
+
+impl Guest {
+    fn change(&mut self) {
+        self.meanwhile
+            .access(|at, val| self.inner.set(at, &val.to_le_bytes()));
+    }
 }
 
 impl GuestMemory for Guest {
     fn read(&mut self, at: Iova, buf: &mut [u8]) -> Result<(), Fault> {
         self.meter.add(|count| count.guest += 1);
+        self.change();
         self.inner.read(at, buf)
     }
 
     fn write(&mut self, at: Iova, buf: &[u8]) -> Result<(), Fault> {
         self.meter.add(|count| count.guest += 1);
+        self.change();
         self.inner.write(at, buf)
     }
 }
@@ -137,7 +161,18 @@ pub struct Shared {
     pub inner: Mirror,
     /// Where the model wrote what may be descriptors, since the last start.
     pub pieces: Vec<usize>,
+    /// Every write of the model, in order.
+    pub log: Option<Vec<Range<usize>>>,
+    /// What the device or a peer writes there while the model looks.
+    pub meanwhile: Meanwhile,
     meter: Meter,
+}
+
+impl Shared {
+    fn change(&mut self) {
+        self.meanwhile
+            .access(|at, val| self.inner.write(at as usize, &val.to_le_bytes()));
+    }
 }
 
 impl Area for Shared {
@@ -151,6 +186,7 @@ impl Area for Shared {
 
     fn read(&mut self, at: usize, buf: &mut [u8]) {
         self.meter.add(|_| {});
+        self.change();
         self.inner.read(at, buf);
     }
 
@@ -164,6 +200,10 @@ impl Area for Shared {
         if buf.len() <= 16 && self.pieces.len() < MAX_PIECES {
             self.pieces.push(at);
         }
+        if let Some(log) = &mut self.log {
+            log.push(at..at + buf.len());
+        }
+        self.change();
         self.inner.write(at, buf);
     }
 }
@@ -206,11 +246,21 @@ pub struct Bench {
 impl Bench {
     /// A VF that was opened just now.
     pub fn new(subject: &Subject) -> Self {
-        let mut model = (subject.new)();
+        let model = (subject.new)();
+        let hardware = (subject.hardware)(model.layout());
+        Self::on(model, hardware, subject.set_up)
+    }
+
+    /// A VF with this hardware, that was opened just now.
+    pub fn on(
+        mut model: Box<dyn Adapter>,
+        hardware: Box<dyn Hardware>,
+        set_up: fn(&mut Bench),
+    ) -> Self {
         let layout = model.layout();
         let meter = Meter::default();
         let mut hw = Device {
-            inner: (subject.hardware)(layout),
+            inner: hardware,
             mind: Mind::Sane,
             meter: meter.clone(),
         };
@@ -222,19 +272,23 @@ impl Bench {
             hw,
             page: Ram {
                 inner: Page::new(start, end),
+                meanwhile: Meanwhile::default(),
                 meter: meter.clone(),
             },
             mem: Guest {
                 inner: Memory::new(GUEST, GUEST_BYTES),
+                meanwhile: Meanwhile::default(),
                 meter: meter.clone(),
             },
             mirror: Shared {
                 inner: Mirror::new(MIRROR, layout.mirror_bytes),
                 pieces: Vec::new(),
+                log: None,
+                meanwhile: Meanwhile::default(),
                 meter: meter.clone(),
             },
             mode: Mode::Assigned,
-            set_up: subject.set_up,
+            set_up,
             meter,
         }
     }
@@ -408,20 +462,33 @@ impl Bench {
     /// The reason why its PF refused; the model itself may not.
     pub fn restored(subject: &Subject, image: &Image) -> Result<Self, Refused> {
         let mut new = Self::new(subject);
-        new.call(|model, io| model.snapshot(io.hw, io.page));
-        let (off, _) = new.call(|model, io| model.quiesce(io.hw, io.page));
-        assert_eq!(off, Ok(()), "a new VF that does not stop");
-        new.mode = Mode::Stopped;
+        new.take_over(image)?;
+        Ok(new)
+    }
+
+    /// Takes `image` over, on a VF that is new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::restored`].
+    pub fn take_over(&mut self, image: &Image) -> Result<(), Refused> {
+        self.await_image();
         for (tag, payload) in image {
-            match (tag, new.load(*tag, payload)) {
+            match (tag, self.load(*tag, payload)) {
                 (_, Ok(())) => {}
                 (Tag::Control, Err(why)) => return Err(why),
                 (_, Err(why)) => panic!("{tag:?} was saved, and is refused: {why:?}"),
             }
         }
-        let (replayed, _) = new.call(|model, io| model.replay_control(io.hw));
-        replayed?;
-        Ok(new)
+        self.call(|model, io| model.replay_control(io.hw)).0
+    }
+
+    /// Captures a VF that is new, for an image.
+    pub fn await_image(&mut self) {
+        self.call(|model, io| model.snapshot(io.hw, io.page));
+        let (off, _) = self.call(|model, io| model.quiesce(io.hw, io.page));
+        assert_eq!(off, Ok(()), "a new VF that does not stop");
+        self.mode = Mode::Stopped;
     }
 
     /// The pages of guest memory that differ from those of `before`.

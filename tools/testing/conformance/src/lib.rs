@@ -16,6 +16,7 @@
 //! - [`rules`]: the tests, one function each.
 //! - [`mod@bench`]: the model between a guest, a device and memory, all of which are watched.
 //! - [`act`]: what may happen to it, at random.
+//! - [`meanwhile`]: what happens while the model looks.
 //!
 //! Not covered, because it takes knowledge of the device: that frames arrive, whole and in order, and that
 //! the bit that publishes a descriptor is written last. Each adapter has tests of its own for that.
@@ -24,6 +25,7 @@
 
 pub mod act;
 pub mod bench;
+pub mod meanwhile;
 pub mod rules;
 
 pub use proptest;

@@ -79,6 +79,10 @@ pub struct World {
     pub stall_after: Option<u32>,
     /// The PF does not answer.
     pub silent: bool,
+    /// It did not answer a message, and still could.
+    pub unanswered: bool,
+    /// It refuses whatever is not a VF_RESET.
+    pub refusing: bool,
     /// Reads of V2PMAILBOX until the PF answers.
     pub delay: u32,
     answer_in: Option<u32>,
@@ -115,6 +119,8 @@ impl World {
             stalled: false,
             stall_after: None,
             silent: false,
+            unanswered: false,
+            refusing: false,
             delay: 0,
             answer_in: None,
             messages: Vec::new(),
@@ -149,6 +155,7 @@ impl World {
     /// A reset of the PF: all of the VF's registers are wiped.
     pub fn pf_reset(&mut self) {
         self.vf_reset();
+        self.unanswered = false;
         for at in (0x1000..0x4000)
             .step_by(4)
             .filter(|at| !(0x1680..0x1690).contains(at))
@@ -187,9 +194,21 @@ impl World {
         }
     }
 
+    /// The PF answers late.
+    pub fn answer(&mut self) {
+        if std::mem::take(&mut self.unanswered) {
+            self.message();
+        }
+    }
+
     fn message(&mut self) {
         let m: Vec<u32> = (0..16).map(|i| *self.reg(0x800 + 4 * i)).collect();
         self.messages.push(m[0]);
+        if m[0] & (1 << 31 | 1 << 30) != 0 {
+            // igb takes that for a reply of its own.
+            *self.reg(0xc40) |= 1 << 5;
+            return;
+        }
         let mac = || {
             let (lo, hi) = (m[1].to_le_bytes(), m[2].to_le_bytes());
             [lo[0], lo[1], lo[2], lo[3], hi[0], hi[1]]
@@ -213,6 +232,7 @@ impl World {
             self.regs[0x200] = 1 | word;
         } else {
             let ok = self.cts
+                && !self.refusing
                 && match (m[0] & 0xffff, m[0] >> 16 & 0xff) {
                     (2, info) if self.pinned.is_some() || !valid(mac()) => {
                         let _ = info;
@@ -296,13 +316,13 @@ impl World {
 
     fn desc(&mut self, base: u64, index: u32) -> [u32; 4] {
         let mut bytes = [0; 16];
-        self.dma_read(base + u64::from(index) * 16, &mut bytes);
+        self.dma_read(base.wrapping_add(u64::from(index) * 16), &mut bytes);
         std::array::from_fn(|i| u32::from_le_bytes(bytes[i * 4..i * 4 + 4].try_into().unwrap()))
     }
 
     fn write_desc(&mut self, base: u64, index: u32, dw: [u32; 4]) {
         let bytes: Vec<u8> = dw.iter().flat_map(|w| w.to_le_bytes()).collect();
-        self.dma_write(base + u64::from(index) * 16, &bytes);
+        self.dma_write(base.wrapping_add(u64::from(index) * 16), &bytes);
     }
 
     fn base(&mut self, at: u32) -> u64 {
@@ -396,7 +416,7 @@ impl World {
         }
         let (head, tail) = (*self.reg(0x2810 + o), *self.reg(0x2818 + o));
         let need = (frame.len() - header).div_ceil(buffer).max(1) as u32;
-        if len == 0 || (tail + len - head) % len < need {
+        if head >= len || tail >= len || (tail + len - head) % len < need {
             self.overruns += 1;
             return false;
         }
@@ -462,7 +482,9 @@ impl Registers for Vf {
             0xc40 => {
                 let kept = *w.reg(at) & !4;
                 *w.reg(at) = kept | val & 4;
-                if val & 1 != 0 && !w.silent {
+                if val & 1 != 0 && w.silent {
+                    w.unanswered = true;
+                } else if val & 1 != 0 {
                     w.answer_in = Some(w.delay);
                     if w.delay == 0 {
                         w.answer_in = None;
