@@ -21,6 +21,12 @@ kernel::sync::global_lock! {
     pub(crate) unsafe(uninit) static UNDER_TEST: Mutex<Option<ARef<Device<Vf>>>> = None;
 }
 
+/// To be called once, as the module is loaded.
+pub(crate) fn init() {
+    // SAFETY: Called once, before any device can be bound.
+    unsafe { UNDER_TEST.init() };
+}
+
 /// What is to be waited for comes within so many milliseconds, also on a slow machine.
 const PATIENCE_MS: u32 = 60_000;
 

@@ -73,10 +73,7 @@ impl kernel::InPlaceModule for Semiassign {
         unsafe { DEBUGFS_ROOT.init() };
         *DEBUGFS_ROOT.lock() = Some(Dir::new(c"semiassign"));
         #[cfg(CONFIG_KUNIT = "y")]
-        // SAFETY: As above.
-        unsafe {
-            kunit::UNDER_TEST.init()
-        };
+        kunit::init();
         try_pin_init!(Self {
             driver <- vfio::Driver::new(registry::ids()),
             _debugfs: DebugfsRoot,

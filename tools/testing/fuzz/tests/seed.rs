@@ -112,11 +112,15 @@ fn alter(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         }
         3 => {
             let small = random.below(32) as u8;
-            bytes.get_mut(at).map(|byte| *byte = small);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = small;
+            }
         }
         _ => {
             let bit = 1 << random.below(8);
-            bytes.get_mut(at).map(|byte| *byte ^= bit);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= bit;
+            }
         }
     }
 }
