@@ -9,7 +9,12 @@ use std::vec::Vec;
 
 use super::*;
 use model::mock::{Mirror, Page, Script};
-use regs::{ENABLE, HEAD_WB_EN, RDBAL, RDH, RDT, RXDCTL, SWFLSH, TDBAL, TDH, TDT, TDWBAL, TXDCTL};
+use regs::{RDBAL, RDH, RDT, RXDCTL, TDBAL, TDH, TDT, TDWBAL, TXDCTL};
+
+/// Bits as the datasheet has them.
+const ENABLE: u32 = 1 << 25;
+const SWFLSH: u32 = 1 << 26;
+const HEAD_WB_EN: u32 = 1;
 
 fn hw() -> Script {
     Script::new(0, 0x4000)

@@ -90,7 +90,8 @@ mod tests {
     fn arithmetic_holds_at_the_edges() {
         assert_eq!(step(0, 5, 5), 0);
         assert_eq!(step(u32::MAX, u32::MAX, u32::MAX), 0);
-        assert_eq!(distance(4, 4, 0), 0);
+        assert_eq!([distance(4, 4, 0), distance(4, 9, 2)], [0, 0]);
+        assert_eq!([distance(4, 0, 4), distance(4, 0, 9)], [0, 0]);
         assert_eq!(distance(u32::MAX, u32::MAX - 1, 0), 1);
     }
 }
