@@ -478,7 +478,7 @@ impl Adapter for Igbvf {
         let state = State {
             pairs,
             interrupts: if self.lost {
-                self.interrupts
+                self.interrupts.as_meant(is_active(page))
             } else {
                 Interrupts::read(hw, is_active(page))
             },

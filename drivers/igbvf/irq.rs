@@ -47,22 +47,22 @@ impl Interrupts {
         for (val, at) in eitr.iter_mut().zip(EITRS) {
             *val = hw.read32(at) & EITR_MASK;
         }
-        let eiac = hw.read32(EIAC) & VECTOR_MASK;
-        // QEMU reads EIMS as the last value written: while a queue is enabled every vector that is cleared
-        // by itself is one the guest waits for, and without a queue none is.
-        let eims = if active {
-            hw.read32(EIMS) & VECTOR_MASK | eiac
-        } else {
-            0
-        };
-        Self {
+        let new = Self {
             eitr,
             ivar0: hw.read32(IVAR0) & IVAR_MASK,
             ivar_misc: hw.read32(IVAR_MISC) & IVAR_MISC_MASK,
-            eiac,
+            eiac: hw.read32(EIAC) & VECTOR_MASK,
             eiam: hw.read32(EIAM) & VECTOR_MASK,
-            eims,
-        }
+            eims: hw.read32(EIMS) & VECTOR_MASK,
+        };
+        new.as_meant(active)
+    }
+
+    /// QEMU reads EIMS as the last value written: while a queue is enabled every vector that is cleared by
+    /// itself is one the guest waits for, and without a queue none is.
+    pub(crate) fn as_meant(self, active: bool) -> Self {
+        let eims = if active { self.eims | self.eiac } else { 0 };
+        Self { eims, ..self }
     }
 
     /// Writes them to the hardware, masked until all is in place.

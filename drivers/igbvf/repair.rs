@@ -74,7 +74,8 @@ impl Igbvf {
         if !self.lost {
             // Page 1 is the guest's: only what was wiped is written.
             if !Interrupts::read(hw, true).is_set_up() {
-                self.interrupts.write(hw);
+                // A queue may have been enabled since they were seen, and a vector too many does no harm.
+                self.interrupts.as_meant(true).write(hw);
             }
             hw.write32(regs::PSRTYPE, self.psrtype);
             self.statistics.rebase(hw);

@@ -354,6 +354,27 @@ fn statistics_go_on_after_a_reset_of_the_pf_that_nobody_has_noticed() {
 }
 
 #[test]
+fn interrupts_that_were_wiped_before_they_were_seen_are_not_masked_for_ever() {
+    // Vectors are known, but no queue was enabled when they were last looked at.
+    let up = |turns| {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.store(0x2828, 0);
+        m.store(0x3828, 0);
+        m.capture();
+        g.up(&mut m);
+        m.turns(1);
+        m.world.borrow_mut().pf_reset();
+        m.turns(turns);
+        m
+    };
+    let repaired = up(40);
+    assert_eq!(repaired.model.counters().repaired, 1);
+    assert_eq!(repaired.world.borrow().regs[0x1524 / 4], 7);
+    let migrated = up(0).migrate();
+    assert_eq!(migrated.world.borrow().regs[0x1524 / 4], 7);
+}
+
+#[test]
 fn a_frame_that_is_delivered_while_interrupts_are_wiped_is_announced_later() {
     let (mut m, _) = machine(0, ONE_BUFFER);
     m.capture();
