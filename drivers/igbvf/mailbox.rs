@@ -171,6 +171,11 @@ impl Mailbox {
         val
     }
 
+    /// Bits that a read clears and that the guest has not read yet.
+    pub(crate) fn unread(&self) -> u32 {
+        self.unread
+    }
+
     /// Whether the guest waits for a reply.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting

@@ -23,7 +23,7 @@ impl Igbvf {
     /// The PF may have been reset while the VF was assigned, and the guest not have looked since. Its rings went
     /// with it, so it has to see that: from here on it is one that its PF does not know.
     pub(crate) fn expose_reset(&mut self, hw: &mut dyn Hardware) {
-        let val = self.look(hw, false);
+        let val = self.look(hw, false) | self.mailbox.unread();
         if val & (regs::RSTI | regs::RSTD) != 0 && self.control.is_live() {
             self.control.vf_reset();
             self.generation = self.generation.wrapping_add(1);

@@ -288,14 +288,19 @@ fn what_cannot_be_emulated_is_named() {
 
 #[test]
 fn a_reset_of_the_pf_before_the_capture_is_seen_after_it() {
-    for migrates in [false, true] {
+    for (migrates, statistics) in [(false, false), (true, false), (true, true)] {
         let (mut m, mut g) = machine(0, ONE_BUFFER);
         m.world.borrow_mut().pf_reset();
+        if statistics {
+            // The guest looks elsewhere, and we have to remember.
+            m.load(0xf10);
+        }
         // The guest's rings are gone, and only the guest can set them up again.
         m.capture();
         m.turns(40);
         if migrates {
             m = m.migrate();
+            assert!(m.world.borrow().messages.is_empty());
             m.with(|model, io| model.start(io));
         }
         assert!(!g.link_check(&mut m));
