@@ -386,10 +386,11 @@ impl Adapter for Igbvf {
         {
             return Err(Stuck);
         }
-        if self.lost {
-            self.repair(hw);
-        }
         self.queues_off(hw)?;
+        // The guest was told nothing of it: what it gets back has to work.
+        if self.lost && !self.repair(hw) {
+            return Err(Stuck);
+        }
         for q in 0..QUEUES {
             if let Err(stuck) = mirror::hand_back(q, hw, page) {
                 self.queues_off(hw)?;

@@ -122,6 +122,22 @@ fn statistics_do_not_run_backwards_when_the_pf_is_reset() {
 }
 
 #[test]
+fn a_vf_whose_pf_is_away_is_not_handed_back() {
+    let (mut m, mut g) = machine(0, ONE_BUFFER);
+    m.capture();
+    m.world.borrow_mut().pf_reset();
+    m.world.borrow_mut().silent = true;
+    // The guest is told that all is well, so it has to be.
+    assert!(g.link_check(&mut m));
+    assert!(m.release().is_err());
+    m.world.borrow_mut().silent = false;
+    m.turns(1100);
+    m.release().unwrap();
+    g.send(&mut m, &frame(0, 60), Cut::default());
+    assert_eq!(m.world.borrow().wire.len(), 1);
+}
+
+#[test]
 fn a_message_that_a_pf_reset_has_overtaken_is_repeated() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.capture();
