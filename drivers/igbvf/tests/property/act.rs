@@ -48,8 +48,10 @@ pub enum Act {
     Busy(u32),
     /// The PF tells all of its VFs that it is there.
     Ping,
-    /// The PF is reset, and does not tell.
-    PfReset,
+    /// The PF is reset, and does not tell; then it may be away for a while.
+    PfReset(bool),
+    /// The PF answers again. The guest waits for that before it asks for anything.
+    PfBack,
     /// The PF answers after so many looks at the mailbox.
     Slow(u32),
 

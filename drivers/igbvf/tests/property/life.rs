@@ -143,7 +143,8 @@ impl Life {
             }
             Act::Busy(_) => {}
             Act::Ping => self.ping(),
-            Act::PfReset => self.pf_reset(),
+            Act::PfReset(away) => self.pf_reset(*away),
+            Act::PfBack => self.pf_back(),
             Act::Slow(looks) => self.m.world.borrow_mut().delay = *looks,
 
             Act::Arrive(q, lens) => {
@@ -168,6 +169,7 @@ impl Life {
     /// Lets everything come to rest, and sees that nothing is missing and all works.
     pub fn end(&mut self) {
         self.m.world.borrow_mut().memory.busy_after = None;
+        self.pf_back();
         self.run();
         self.driver.answer(&mut self.m);
         self.unstall();

@@ -141,7 +141,7 @@ fn packets() -> impl Strategy<Value = Vec<(usize, Packet)>> {
     });
     prop_oneof![
         6 => prop::collection::vec(plain, 1..12),
-        1 => prop::collection::vec(large, 1..12),
+        1 => prop::collection::vec(large, 1..24),
     ]
 }
 
@@ -223,6 +223,6 @@ fn act(theme: Theme) -> impl Strategy<Value = Act> {
         message_weight => messages,
         trouble_weight => trouble,
         reset_weight => resets,
-        pf_weight => Just(Act::PfReset),
+        pf_weight => prop_oneof![any::<bool>().prop_map(Act::PfReset), Just(Act::PfBack)],
     ]
 }

@@ -18,11 +18,12 @@ impl Life {
         }
         let loaded = std::mem::take(&mut self.loaded);
         if loaded {
+            // The PF knows what it has not told the guest yet, or was reset.
             let w = self.m.world.borrow();
-            let vlans = w.filters.vlans.iter().filter(|vid| **vid != 0);
-            self.announcements = 1 + vlans.count();
-            // The PF knows what it has not told the guest yet.
-            self.macs = [self.ledger.filters.mac, w.filters.mac];
+            let known = [&self.ledger.filters, &w.filters];
+            let vlans = known.map(|f| f.vlans.iter().filter(|vid| **vid != 0).count());
+            self.announcements = 1 + vlans[0].max(vlans[1]);
+            self.macs = known.map(|f| f.mac);
         }
         self.m.resume(loaded);
         self.drain_wire();
@@ -107,6 +108,7 @@ impl Life {
 
     pub(super) fn open(&mut self, setup: &Setup) {
         self.run();
+        self.pf_back();
         self.driver.open(&mut self.m, setup);
         self.unnoticed = true;
         self.m.world.borrow_mut().raised = 0;
@@ -114,6 +116,7 @@ impl Life {
 
     pub(super) fn close(&mut self) {
         self.run();
+        self.pf_back();
         self.driver.answer(&mut self.m);
         self.drain_wire();
         self.driver.close(&mut self.m);
@@ -122,6 +125,7 @@ impl Life {
 
     pub(super) fn reset(&mut self) {
         self.run();
+        self.pf_back();
         self.driver.answer(&mut self.m);
         self.drain_wire();
         self.driver.reset(&mut self.m);
@@ -155,6 +159,8 @@ impl Life {
             self.explain(least, most + waiting as u64);
             self.ledger.restarted(q as usize, self.m.captured);
             self.again[q as usize] = false;
+            // Without a queue the guest's vectors count as masked.
+            self.unnoticed |= self.m.captured;
         }
     }
 
@@ -165,6 +171,7 @@ impl Life {
 
     pub(super) fn post(&mut self, ask: &Ask) {
         self.run();
+        self.pf_back();
         let Self { m, driver, .. } = self;
         if !driver.known || self.exposed {
             return;

@@ -69,10 +69,8 @@ impl Life {
         self.sync();
         if self.m.release().is_err() {
             let cut = self.m.model.held() > 0;
-            assert!(
-                self.m.world.borrow().fixed_heads || cut,
-                "the rings are not handed back"
-            );
+            let fixed = self.m.world.borrow().fixed_heads;
+            assert!(fixed || cut || self.lost, "the rings are not handed back");
             self.track();
             return;
         }
@@ -118,7 +116,8 @@ impl Life {
         self.pause();
         // A PF that has pinned an address gives no others.
         let filters = self.m.world.borrow().filters.clone();
-        let only = filters.unicast.is_empty() && self.ledger.filters.unicast.is_empty();
+        let others = [&filters.unicast, &self.ledger.filters.unicast];
+        let only = others.iter().all(|macs| macs.is_empty()) && !self.driver.is_waiting();
         let mac = filters.mac.filter(|_| only);
         let transfer = match self.transfer.take() {
             Some(transfer) => transfer,
@@ -190,7 +189,7 @@ impl Life {
         }
     }
 
-    pub(super) fn pf_reset(&mut self) {
+    pub(super) fn pf_reset(&mut self, away: bool) {
         if !self.driver.known || self.driver.is_waiting() {
             return;
         }
@@ -205,6 +204,7 @@ impl Life {
         }
         let mut w = self.m.world.borrow_mut();
         w.pf_reset();
+        w.silent = away;
         if self.lost {
             // Even what the reset of a VF leaves.
             w.filters.lpe = 0;
@@ -212,6 +212,10 @@ impl Life {
         }
         drop(w);
         self.ledger.counters_cleared();
+    }
+
+    pub(super) fn pf_back(&mut self) {
+        self.m.world.borrow_mut().silent = false;
     }
 
     /// A frame comes in: whether the device takes it.
