@@ -24,7 +24,7 @@ const CONTEXT_REACH: u64 = 256;
 pub enum Report {
     /// At the end of each packet.
     Packets,
-    /// At every descriptor.
+    /// At every descriptor with data.
     Descriptors,
     /// At the end of a packet when so many descriptors have gone without.
     Every(u32),
@@ -244,16 +244,11 @@ impl Tx {
         Some(Payload { at, len, cost })
     }
 
+    /// Without RS: no driver waits for a context alone.
     fn write_context(&mut self, m: &Machine, task: &Task, context: Option<[u32; 4]>) {
         let Some(dw) = context else { return };
-        let [lengths, launch, mut cmd, mss] = dw;
         self.contexts[usize::from(task.index)] = Some((dw, self.posted));
-        // A report costs the index, which is in the dword of the status.
-        if self.setup.report == Report::Descriptors && task.index == 0 {
-            cmd |= RS;
-            self.reports.push(self.posted);
-        }
-        self.ring.set(m, self.posted, [lengths, launch, cmd, mss]);
+        self.ring.set(m, self.posted, dw);
         self.posted += 1;
     }
 
