@@ -132,6 +132,12 @@ impl Igbvf {
         }
     }
 
+    /// Whether a descriptor was half delivered. It has lost its addresses: the hardware must not see it.
+    fn is_partial(&self) -> bool {
+        let whole = rx::Partial::default();
+        self.rx.iter().any(|rx| rx.partial() != whole)
+    }
+
     /// Moves frames both ways.
     fn relay(&mut self, io: &mut Io<'_>, budget: u32) -> Progress {
         let mut causes = Causes::default();
@@ -377,13 +383,12 @@ impl Adapter for Igbvf {
             .fold(0, |sum, rx| sum.saturating_add(rx.held().count()))
     }
 
+    fn may_hand_back(&self) -> bool {
+        !self.lost && !self.is_partial()
+    }
+
     fn hand_back(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck> {
-        // A descriptor that was half delivered has lost its addresses: the hardware must not see it.
-        if self
-            .rx
-            .iter()
-            .any(|rx| rx.partial() != rx::Partial::default())
-        {
+        if self.is_partial() {
             return Err(Stuck);
         }
         self.queues_off(hw)?;

@@ -346,8 +346,10 @@ fn a_state_is_loaded_as_it_was_saved() {
     let Rig {
         model, hw, page, ..
     } = &mut other;
+    assert!(!model.may_hand_back());
     assert_eq!(model.hand_back(hw, page), Err(Stuck));
     model.rx[0].set_partial(rx::Partial::default());
+    assert!(model.may_hand_back());
     assert_eq!(model.hand_back(hw, page), Ok(()));
 }
 

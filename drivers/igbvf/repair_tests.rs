@@ -83,6 +83,20 @@ fn interrupts_are_remembered_while_they_are_set_up() {
 }
 
 #[test]
+fn nothing_is_handed_back_until_a_poll_has_found_the_pf_again() {
+    let mut rig = rig();
+    assert!(rig.model.may_hand_back());
+    rig.model.lose(&mut rig.hw);
+    rig.hw.page.write32(V2PMAILBOX, RSTI);
+    rig.with(|model, io| model.poll(io, 1));
+    assert!(!rig.model.may_hand_back());
+    rig.hw.page.write32(V2PMAILBOX, 0);
+    rig.model.turns = RETRY_TURNS;
+    rig.with(|model, io| model.poll(io, 1));
+    assert!(rig.model.may_hand_back());
+}
+
+#[test]
 fn a_pf_is_asked_again_every_1000_turns() {
     for (turns, asks) in [(999, false), (1000, true), (1001, true)] {
         let mut rig = rig();

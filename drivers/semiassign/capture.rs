@@ -224,8 +224,8 @@ impl Inner {
             self.stats.direct_while_tracking += 1;
         }
         self.halt(dev)?;
-        if self.adapter.held() > 0 && !self.release_is_due() {
-            // The guest had no room for the last ones: the hardware could not deliver them.
+        // Held are frames that the guest had no room for: the hardware could not deliver them.
+        if self.has_held_frames() || !self.adapter.may_hand_back() {
             self.run(dev);
             return Err(EAGAIN);
         }
@@ -287,8 +287,12 @@ impl Inner {
             }
             self.release_refused = false;
         }
+        // Known before anything is stopped for it.
+        if !self.adapter.may_hand_back() {
+            return;
+        }
         self.release_tries = self.release_tries.saturating_add(1);
-        if self.adapter.held() > 0 && !self.release_is_due() {
+        if self.has_held_frames() {
             return;
         }
         match self.release(dev) {
@@ -297,9 +301,9 @@ impl Inner {
         }
     }
 
-    /// Whether frames that wait for the guest to post buffers have waited long enough to be dropped.
-    fn release_is_due(&self) -> bool {
-        self.release_tries >= HELD_TRIES
+    /// Whether frames wait for the guest to post buffers, and not so long that they are dropped.
+    fn has_held_frames(&self) -> bool {
+        self.adapter.held() > 0 && self.release_tries < HELD_TRIES
     }
 
     /// Lends everything to `f`, if the VF is captured.

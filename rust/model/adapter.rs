@@ -143,13 +143,18 @@ pub trait Adapter: Send {
     /// Frames received but not delivered.
     fn held(&self) -> u32;
 
+    /// Whether [`hand_back`](Adapter::hand_back) is worth a try: not while a frame is half delivered, or while
+    /// the PF does not know the VF. Only [`poll`](Adapter::poll) can change that.
+    fn may_hand_back(&self) -> bool;
+
     /// Release: puts the guest's rings, as `page` has them, into the hardware. The mirror is stopped, the
     /// guest's domain attached, the guest locked out of both. Frames that are still held are dropped: start,
     /// and wait until none is.
     ///
     /// # Errors
     ///
-    /// [`Stuck`] if the hardware does not take a head: the VF must stay emulated. All queues are off.
+    /// [`Stuck`] if the hardware does not take a head, or nothing may be handed back: the VF must stay emulated.
+    /// All queues are off.
     fn hand_back(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck>;
 
     /// Raises every interrupt vector once, because one may have been lost during a switch.

@@ -116,6 +116,12 @@ pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
         }
         std::thread::sleep(Duration::from_millis(50));
     };
+    if let Some(status) = ended.filter(|status| !status.success()) {
+        say(
+            &bar,
+            &format!("bed: L1's QEMU ended with {status}; see l1-qemu.log"),
+        );
+    }
     if ended.is_none() {
         say(
             &bar,
@@ -275,6 +281,8 @@ fn start_qemu(folder: &Path) -> Result<Child> {
         &format!("{images}/l1.cpio"),
     ])
     .args(["-append", &command_line()])
+    // A triple fault of L1 would leave no other trace.
+    .args(["-d", "cpu_reset"])
     .args(["-serial", &format!("file:{share}/l1-console.log")])
     .args([
         "-chardev",

@@ -181,11 +181,11 @@ impl L2 {
         fs::read_to_string(self.file("console.log")).is_ok_and(|text| text.contains("guest is up"))
     }
 
-    /// Where a guest hangs: its registers, a few times. The addresses are those of System.map.
+    /// Where a guest hangs: its registers, a few times, and its stack. The addresses are those of System.map.
     fn note_registers(&mut self) {
         let mut all = String::new();
-        for _ in 0..5 {
-            let command = json!({ "command-line": "info registers" });
+        for line in ["info registers", "info registers", "info registers", "x /160gx $rsp"] {
+            let command = json!({ "command-line": line });
             let Ok(registers) = self.cmd_with("human-monitor-command", command) else {
                 break;
             };
@@ -235,9 +235,13 @@ impl L2 {
 
 impl Drop for L2 {
     fn drop(&mut self) {
-        // For a scenario that failed: whether its guest was alive.
-        if matches!(self.process.try_wait(), Ok(None)) {
-            self.note_registers();
+        // For a scenario that failed: whether its guest was alive, or how it ended.
+        match self.process.try_wait() {
+            Ok(None) => self.note_registers(),
+            Ok(Some(status)) if !status.success() => {
+                println!("{}: QEMU had ended with {status}", self.name);
+            }
+            _ => {}
         }
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{channel, Receiver};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -69,7 +69,10 @@ impl Qmp {
         let reply = self
             .replies
             .recv_timeout(Duration::from_secs(120) * kernel::patience())
-            .map_err(|_| anyhow!("no answer to `{command}`"))?;
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => anyhow!("no answer to `{command}`"),
+                RecvTimeoutError::Disconnected => anyhow!("QEMU ended instead of answering `{command}`"),
+            })?;
         match (reply.get("return"), reply.get("error")) {
             (Some(value), _) => Ok(value.clone()),
             (_, Some(error)) => bail!(

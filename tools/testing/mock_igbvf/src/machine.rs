@@ -105,6 +105,10 @@ impl Machine {
 
     pub fn release(&mut self) -> Result<(), Stuck> {
         self.with(|model, io| model.stop(io)).unwrap();
+        if !self.model.may_hand_back() {
+            self.with(|model, io| model.start(io));
+            return Err(Stuck);
+        }
         let mut hw = self.hw();
         self.world.borrow_mut().captured = false;
         if let Err(stuck) = self.model.hand_back(&mut hw, &mut self.page) {
