@@ -184,7 +184,12 @@ impl L2 {
     /// Where a guest hangs: its registers, a few times, and its stack. The addresses are those of System.map.
     fn note_registers(&mut self) {
         let mut all = String::new();
-        for line in ["info registers", "info registers", "info registers", "x /160gx $rsp"] {
+        for line in [
+            "info registers",
+            "info registers",
+            "info registers",
+            "x /160gx $rsp",
+        ] {
             let command = json!({ "command-line": line });
             let Ok(registers) = self.cmd_with("human-monitor-command", command) else {
                 break;

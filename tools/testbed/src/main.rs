@@ -52,7 +52,12 @@ enum Command {
     /// The main job: migrate a guest between VFs of two PFs under traffic and judge it
     Demo,
     /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between
-    Test { name: Option<String> },
+    Test {
+        name: Option<String>,
+        /// Only those that show by themselves that the module does its job on this kernel
+        #[arg(long)]
+        core: bool,
+    },
     /// List the end-to-end scenarios
     List,
     /// The init of L1
@@ -61,6 +66,14 @@ enum Command {
     /// In L1: bring a VF to a state, say so, and stay there until killed
     #[command(hide = true)]
     Hold { vf: String, state: String },
+}
+
+fn mark(scenario: &scenario::Scenario) -> &'static str {
+    if scenario.core {
+        " (core)"
+    } else {
+        ""
+    }
 }
 
 fn main() -> ExitCode {
@@ -72,11 +85,11 @@ fn main() -> ExitCode {
         match Cli::parse().command {
             Command::L1 { script, timeout } => l1::run_script(&script, timeout),
             Command::Demo => suite::demo(),
-            Command::Test { name } => suite::test(name.as_deref()),
+            Command::Test { name, core } => suite::test(name.as_deref(), core),
             Command::List => {
                 scenario::ALL
                     .iter()
-                    .for_each(|s| println!("{:34} {}", s.name, s.about));
+                    .for_each(|s| println!("{:34} {}{}", s.name, s.about, mark(s)));
                 Ok(true)
             }
             Command::Inside => inside::main(),

@@ -71,7 +71,9 @@ impl Qmp {
             .recv_timeout(Duration::from_secs(120) * kernel::patience())
             .map_err(|error| match error {
                 RecvTimeoutError::Timeout => anyhow!("no answer to `{command}`"),
-                RecvTimeoutError::Disconnected => anyhow!("QEMU ended instead of answering `{command}`"),
+                RecvTimeoutError::Disconnected => {
+                    anyhow!("QEMU ended instead of answering `{command}`")
+                }
             })?;
         match (reply.get("return"), reply.get("error")) {
             (Some(value), _) => Ok(value.clone()),

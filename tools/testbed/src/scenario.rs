@@ -2,6 +2,7 @@
 //! The end-to-end scenarios: a table, and the running of some of them in one L1.
 
 mod adversary;
+mod allocations;
 mod basic;
 mod bed;
 mod control_page;
@@ -26,51 +27,62 @@ use anyhow::{Context, Result};
 
 use crate::host::Host;
 use crate::job::{self, Outcome, Verdict};
+use crate::kernel;
 use bed::Bed;
 pub use killed::hold;
 
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
+    /// Shows by itself that the module does its job on a kernel; the others look for mistakes, for which one kernel will do.
+    pub core: bool,
     run: fn(&Bed) -> Result<()>,
 }
 
 macro_rules! scenarios {
-    ($($module:ident::$name:ident: $about:literal,)*) => {
-        &[$(Scenario { name: stringify!($name), about: $about, run: $module::$name }),*]
+    (@is core) => { true };
+    (@is) => { false };
+    ($($module:ident::$name:ident $(is $core:ident)?: $about:literal,)*) => {
+        &[$(Scenario {
+            name: stringify!($name),
+            about: $about,
+            core: scenarios!(@is $($core)?),
+            run: $module::$name,
+        }),*]
     };
 }
 
 pub const ALL: &[Scenario] = scenarios! {
     basic::assigned_without_us: "the bed itself: a guest with a VF on plain vfio-pci answers",
-    basic::migrate_and_back: "A to B and back to A under pings and a TCP stream",
+    basic::migrate_and_back is core: "A to B and back to A under pings and a TCP stream",
     basic::interface_down: "the guest has its interface down while it migrates",
     basic::driver_never_loaded: "the guest never touched the VF",
-    interruptions::cancel_in_precopy: "a cancelled migration leaves the guest assigned on the source",
+    interruptions::cancel_in_precopy is core: "a cancelled migration leaves the guest assigned on the source",
     interruptions::guest_reboot_ends_precopy: "a reboot in pre-copy ends the migration, cleanly",
     interruptions::stop_cont_under_traffic: "stop and cont lose no data",
-    interruptions::stop_cont_during_migration: "rule 2: emulated until the saving file is closed",
-    interruptions::close_while_emulated: "rule 10: QEMU killed in pre-copy, the VF is usable afterwards",
+    interruptions::stop_cont_during_migration is core: "rule 2: emulated until the saving file is closed",
+    interruptions::close_while_emulated is core: "rule 10: QEMU killed in pre-copy, the VF is usable afterwards",
     adversary::rings_inside_own_bar: "rule 1: descriptors and buffers in the VF's own BAR, captured, released and reset",
     adversary::captures_fault_free: "rule 3: many captures and releases under traffic, without an IOMMU fault",
     network::mac_pinned_same_on_both: "both administrators pinned the same MAC",
-    network::mac_unpinned: "the MAC is the guest's own choice",
+    network::mac_unpinned is core: "the MAC is the guest's own choice",
     network::mac_pinned_differently_is_refused: "the destination refuses, the source's guest is unharmed",
-    network::vlan_100_survives: "a VLAN set in the guest works after the migration",
+    network::vlan_100_survives is core: "a VLAN set in the guest works after the migration",
     network::jumbo_frames: "frames of 8 KiB before and after",
-    stream::altered_images_are_refused: "images cut, altered, foreign: refused with a reason, the VF is usable",
-    tracking::dirty_bitmap_is_exact: "every page that the device wrote is reported, and no other",
+    stream::altered_images_are_refused is core: "images cut, altered, foreign: refused with a reason, the VF is usable",
+    tracking::dirty_bitmap_is_exact is core: "every page that the device wrote is reported, and no other",
     tracking::dma_log_is_exact: "the same by the device's own log, where the kernel can report it",
     tracking::direct_dma_is_missed_by_both_trackers: "the oracle of these two sees what a device writes that nobody tracks",
-    mappings::every_mapping_follows: "several mappings, descriptors and processes see the same pages, whatever they are",
+    mappings::every_mapping_follows is core: "several mappings, descriptors and processes see the same pages, whatever they are",
     races::unmap_races_pin: "rule 6: unmapping the page that is being pinned",
     races::resets_race_guest_memory: "rule 9: resets while the worker writes to RAM, or to the BAR that is being reset",
-    killed::closed_in_every_state: "rule 10: a VMM killed in every state of its device",
-    walk::every_arc_from_every_state: "a random walk over states, files and resets",
+    killed::closed_in_every_state is core: "rule 10: a VMM killed in every state of its device",
+    walk::every_arc_from_every_state is core: "a random walk over states, files and resets",
+    allocations::every_allocation_may_fail: "open, capture, save and resume without each of their allocations, where it can be made to fail",
     garbage::garbage_rings_hurt_only_their_queue: "rings, tails and descriptors that make no sense",
     selftests::vfio_selftests: "VFIO's own tests, before and after a capture, where they were built with the kernel",
     kunit::kunit_suites: "what only the kernel can test, where it has KUnit",
-    control_page::control_page_mapped_is_unmigratable: "a VMM that maps all of BAR 0",
+    control_page::control_page_mapped_is_unmigratable is core: "a VMM that maps all of BAR 0",
 };
 
 /// How the failure of a scenario begins after which L1's kernel log has a warning or worse.
@@ -79,6 +91,7 @@ pub const KERNEL_COMPLAINED: &str = "the kernel complained";
 const DEMO: Scenario = Scenario {
     name: "demo",
     about: "",
+    core: false,
     run: demo::demo,
 };
 
@@ -108,10 +121,14 @@ pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
         outcome.finished = outcome.verdicts.len() == names.len();
         job::save(&job::outcome_file(share), &outcome)?;
         if name != "demo" {
+            let kernel = kernel::release();
             let last = &outcome.verdicts[outcome.verdicts.len() - 1];
             match &last.failure {
-                None => println!("test {name} ... ok ({:.1} s)", last.seconds),
-                Some(why) => println!("test {name} ... FAILED ({:.1} s)\n    {why}", last.seconds),
+                None => println!("test {name} on {kernel} ... ok ({:.1} s)", last.seconds),
+                Some(why) => println!(
+                    "test {name} on {kernel} ... FAILED ({:.1} s)\n    {why}",
+                    last.seconds
+                ),
             }
         }
         if failed {

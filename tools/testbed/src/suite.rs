@@ -33,10 +33,12 @@ pub fn demo() -> Result<bool> {
     Ok(true)
 }
 
-/// Runs the scenarios, or those with one of the comma-separated words in their name; L1 is booted anew only after a failure.
-pub fn test(name: Option<&str>) -> Result<bool> {
+/// Runs the scenarios, or the `core` ones, or those with one of the comma-separated words in their name; L1 is booted anew
+/// only after a failure.
+pub fn test(name: Option<&str>, core: bool) -> Result<bool> {
     let mut left: Vec<String> = scenario::ALL
         .iter()
+        .filter(|s| s.core || !core)
         .map(|s| s.name.to_owned())
         .filter(|n| name.is_none_or(|words| words.split(',').any(|word| n.contains(word))))
         .collect();

@@ -11,6 +11,7 @@ pub mod logging;
 pub mod mailbox;
 pub mod memory;
 pub mod migration;
+pub mod odd;
 pub mod traffic;
 
 use anyhow::{Context, Result};

@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A random walk over states, data files, resets and traffic, beside a model of what is legal.
+//! A random walk over states, data files, resets and traffic, beside a model of what is legal; others look on and read.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use nix::errno::Errno;
 
-use super::bed::{require_assigned, Bed};
+use super::bed::{require_assigned, Bed, SOON};
 use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
-use crate::clock::now_ns;
+use crate::clock::{now_ns, wait_for};
 use crate::vmm::guest::Guest;
 use crate::vmm::memory::Memory;
 use crate::vmm::migration::{errno, precopy_info, read_precopy, save, State};
+use crate::vmm::odd::{self, Odd};
 use crate::vmm::traffic::{exchange, Peer};
 use crate::vmm::{Machine, Random};
 
-const STEPS: usize = 600;
+/// Each ends with its device closed, whatever state it is in and whoever holds its files.
+const LIVES: usize = 6;
+/// In one life.
+const STEPS: usize = 150;
 /// A number here repeats a walk.
 const SEED: Option<u64> = None;
 /// Frames each way to see that the guest is alive.
@@ -42,11 +47,11 @@ struct Walk<'a> {
     memory: &'a Memory,
     peer: &'a Peer,
     image: &'a [u8],
-    random: Random,
+    random: &'a mut Random,
     state: State,
     /// The guest's rings are set up, and nobody loaded others.
     guest: Option<Guest<'a>>,
-    files: Vec<Data>,
+    files: &'a Files,
     /// The file of the session, if there is one.
     session: Option<usize>,
     /// Bytes of the image that the session has taken; none if it took something else.
@@ -54,7 +59,7 @@ struct Walk<'a> {
     opened: usize,
     /// It was stopped and went on since the last saving file was closed: somebody may be tracking, and it stays emulated.
     stopped: bool,
-    trace: Vec<String>,
+    trace: &'a mut Vec<String>,
 }
 
 struct Data {
@@ -63,92 +68,181 @@ struct Data {
     saving: bool,
 }
 
+/// The data files that are open; whoever reads beside us borrows one at a time.
+#[derive(Default)]
+struct Files(Mutex<Vec<Arc<Data>>>);
+
+impl Files {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Data>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nth(&self, n: usize) -> Option<Arc<Data>> {
+        let files = self.lock();
+        files.get(n % files.len().max(1)).cloned()
+    }
+
+    fn has_saving(&self) -> bool {
+        self.lock().iter().any(|data| data.saving)
+    }
+}
+
+/// Closes a file, and returns when that has happened.
+fn close(data: Arc<Data>) -> Result<()> {
+    let mut data = Some(data);
+    wait_for("whoever reads the file", SOON, || {
+        match data.take().map(Arc::try_unwrap) {
+            Some(Err(shared)) => {
+                data = Some(shared);
+                Ok(None)
+            }
+            _ => Ok(Some(())),
+        }
+    })
+}
+
 pub fn every_arc_from_every_state(bed: &Bed) -> Result<()> {
     let vfs = vfs(bed)?;
     let peer = peer(bed)?;
     let memory = memory()?;
-    let machine = Machine::open(&vfs.a, &memory)?;
-    let device = &machine.device;
-    let mut guest = Guest::start(device, &memory, MAC)?;
-    exchange(&mut guest, &peer, LAP)?;
-    let (image, file) = save(device, || Ok(()))?;
-    device.go(State::Running)?;
-    drop(file);
+    let image = {
+        let machine = Machine::open(&vfs.a, &memory)?;
+        let mut guest = Guest::start(&machine.device, &memory, MAC)?;
+        exchange(&mut guest, &peer, LAP)?;
+        save(&machine.device, || Ok(()))?.0
+    };
     let seed = SEED.unwrap_or_else(now_ns);
     println!("    seed {seed}");
     let _quiet = QuietConsole::new()?;
+    let (mut random, mut trace) = (Random::new(seed), Vec::new());
+    for life in 0..LIVES {
+        trace.push("open".to_owned());
+        live(&vfs.a, &memory, &peer, &image, &mut random, &mut trace).with_context(|| {
+            let last = trace.iter().rev().take(12).rev();
+            let last: Vec<&str> = last.map(String::as_str).collect();
+            format!(
+                "seed {seed}, life {life}, at the end of: {}",
+                last.join(", ")
+            )
+        })?;
+    }
+    println!("    {}", tally(&trace));
+    let machine = Machine::open(&vfs.a, &memory)?;
+    require_usable(&vfs.a, &machine, &memory, &peer)?;
+    memory.check_canaries()
+}
+
+/// One life of the device, from open to close.
+fn live(
+    vf: &str,
+    memory: &Memory,
+    peer: &Peer,
+    image: &[u8],
+    random: &mut Random,
+    trace: &mut Vec<String>,
+) -> Result<()> {
+    let machine = Machine::open(vf, memory)?;
+    let files = Files::default();
+    let stop = AtomicBool::new(false);
     let mut walk = Walk {
-        vf: &vfs.a,
+        vf,
         machine: &machine,
-        memory: &memory,
-        peer: &peer,
-        image: &image,
-        random: Random::new(seed),
+        memory,
+        peer,
+        image,
+        random,
         state: State::Running,
-        guest: Some(guest),
-        files: Vec::new(),
+        guest: None,
+        files: &files,
         session: None,
         loaded: None,
         opened: 0,
         stopped: false,
-        trace: Vec::new(),
+        trace,
     };
-    let stop = AtomicBool::new(false);
-    let result = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         // Whoever looks on must neither see nonsense nor be in the way.
         let looking = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                device.state()?;
+                machine.device.state()?;
                 ensure!(
-                    device.data_bytes()? > 0,
+                    machine.device.data_bytes()? > 0,
                     "STOP_COPY is said to yield nothing"
                 );
-                crate::status::Status::read(&vfs.a)?;
+                crate::status::Status::read(vf)?;
+            }
+            Ok(())
+        });
+        let reading = scope.spawn(|| {
+            let mut buf = [0; 77];
+            for turn in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Some(data) = files.nth(turn) else {
+                    std::thread::yield_now();
+                    continue;
+                };
+                let result = (&data.file).read(&mut buf).map_err(|e| errno(&e));
+                ensure!(
+                    matches!(
+                        result,
+                        Ok(_) | Err(Errno::ENOMSG | Errno::ENODEV | Errno::EBADF | Errno::EINVAL)
+                    ),
+                    "reading beside: {result:?}"
+                );
             }
             Ok(())
         });
         let walked = (0..STEPS).try_for_each(|_| walk.step());
         stop.store(true, Ordering::Relaxed);
-        let looked = looking
-            .join()
-            .map_err(|_| anyhow!("the onlooker panicked"))?;
-        walked.and(looked)
-    });
-    result.with_context(|| {
-        let last = walk.trace.iter().rev().take(12).rev();
-        let last: Vec<&str> = last.map(String::as_str).collect();
-        format!("seed {seed}, at the end of: {}", last.join(", "))
+        let onlookers = [looking, reading].map(|thread| {
+            let joined = thread.join();
+            joined.unwrap_or_else(|_| Err(anyhow!("an onlooker panicked")))
+        });
+        onlookers.into_iter().fold(walked, Result::and)
     })?;
-    println!("    {}", walk.tally());
-    walk.files.clear();
-    device.reset()?;
-    // A migration that ends: from here on nobody is tracking.
-    let file = device.open_data(State::PreCopy)?;
-    device.go(State::Running)?;
-    drop(file);
-    require_usable(&vfs.a, &machine, &memory, &peer)?;
-    memory.check_canaries()
+    drop(walk);
+    drop(machine);
+    // What is left of a session when its device is closed.
+    for data in files.lock().drain(..) {
+        let result = (&data.file).read(&mut [0; 9]).map_err(|e| errno(&e));
+        let expected = if data.saving {
+            Errno::ENODEV
+        } else {
+            Errno::EBADF
+        };
+        ensure!(
+            result == Err(expected),
+            "file {} of a closed device: {result:?}",
+            data.id
+        );
+    }
+    Ok(())
+}
+
+fn tally(trace: &[String]) -> String {
+    let count = |word: &str| trace.iter().filter(|t| t.starts_with(word)).count();
+    format!(
+        "{} steps in {LIVES} lives: {} arcs, {} refused, {} files closed, {} odd requests, {} resets, {} times traffic",
+        LIVES * STEPS,
+        count("-> "),
+        count("refused"),
+        count("close"),
+        count("odd"),
+        count("reset"),
+        count("traffic")
+    )
 }
 
 impl Walk<'_> {
-    fn tally(&self) -> String {
-        let count = |word: &str| self.trace.iter().filter(|t| t.starts_with(word)).count();
-        format!(
-            "{STEPS} steps: {} arcs, {} refused, {} files, {} resets, {} times traffic",
-            count("-> "),
-            count("refused"),
-            self.opened,
-            count("reset"),
-            count("traffic")
-        )
-    }
-
     fn step(&mut self) -> Result<()> {
         match self.random.below(20) {
             0..=9 => self.arc()?,
-            10 | 11 => self.close(),
+            10 | 11 => self.close()?,
             12 | 13 => self.read()?,
-            14..=16 => self.write()?,
+            14 | 15 => self.write()?,
+            16 => self.odd()?,
             17 => self.reset()?,
             _ => self.traffic()?,
         }
@@ -199,11 +293,11 @@ impl Walk<'_> {
                 if let Some(file) = file {
                     let saving = self.state != State::Resuming;
                     self.opened += 1;
-                    self.files.push(Data {
+                    self.files.lock().push(Arc::new(Data {
                         file,
                         id: self.opened,
                         saving,
-                    });
+                    }));
                     self.session = Some(self.opened);
                     self.loaded = (!saving).then_some(0);
                 }
@@ -240,25 +334,47 @@ impl Walk<'_> {
         false
     }
 
-    fn close(&mut self) {
-        if !self.files.is_empty() {
-            let at = self.random.below(self.files.len());
-            let data = self.files.swap_remove(at);
-            self.trace.push(format!("close {}", data.id));
-            self.stopped &= !data.saving || self.files.iter().any(|file| file.saving);
+    fn close(&mut self) -> Result<()> {
+        let data = {
+            let mut files = self.files.lock();
+            if files.is_empty() {
+                return Ok(());
+            }
+            let at = self.random.below(files.len());
+            files.swap_remove(at)
+        };
+        self.trace.push(format!("close {}", data.id));
+        let saving = data.saving;
+        close(data)?;
+        self.stopped &= !saving || self.files.has_saving();
+        Ok(())
+    }
+
+    /// A request that makes no sense changes nothing.
+    fn odd(&mut self) -> Result<()> {
+        let n = self.random.below(Odd::ALL.len());
+        let Some(odd) = Odd::ALL.get(n) else {
+            return Ok(());
+        };
+        self.trace.push(format!("odd {odd:?}"));
+        let result = odd.ask(&self.machine.device);
+        ensure!(result == odd.answer(), "{odd:?}: {result:?}");
+        if let Some(data) = self.files.nth(n) {
+            odd::ask_file(&data.file)?;
         }
+        Ok(())
     }
 
     fn read(&mut self) -> Result<()> {
-        if self.files.is_empty() {
+        let Some(data) = self.files.nth(self.random.below(1 << 16)) else {
             return Ok(());
-        }
-        let at = self.random.below(self.files.len());
+        };
         let length = 1 + self.random.below(300);
-        let data = &mut self.files[at];
         self.trace.push(format!("read {}", data.id));
         let live = self.session == Some(data.id);
-        let result = data.file.read(&mut vec![0; length]).map_err(|e| errno(&e));
+        let result = (&data.file)
+            .read(&mut vec![0; length])
+            .map_err(|e| errno(&e));
         let precopy = matches!(self.state, State::PreCopy | State::PreCopyP2p);
         let legal = match (data.saving, live) {
             (false, _) => result == Err(Errno::EBADF),
@@ -277,20 +393,21 @@ impl Walk<'_> {
         };
         ensure!(legal, "info of {} in {:?}: {info:?}", data.id, self.state);
         if live && precopy && length % 2 == 0 {
-            read_precopy(&mut data.file, &mut Vec::new())?;
+            read_precopy(&data.file, &mut Vec::new())?;
         }
         Ok(())
     }
 
     fn write(&mut self) -> Result<()> {
         // The file of a session more often than one that is dead.
-        let live = self.files.iter().position(|f| Some(f.id) == self.session);
-        let at = match live {
-            Some(at) if self.random.below(4) > 0 => at,
-            _ if self.files.is_empty() => return Ok(()),
-            _ => self.random.below(self.files.len()),
+        let session = {
+            let files = self.files.lock();
+            files.iter().find(|f| Some(f.id) == self.session).cloned()
         };
-        let data = &mut self.files[at];
+        let session = session.filter(|_| self.random.below(4) > 0);
+        let Some(data) = session.or_else(|| self.files.nth(self.random.below(1 << 16))) else {
+            return Ok(());
+        };
         self.trace.push(format!("write {}", data.id));
         let live = self.session == Some(data.id);
         let good = self.loaded.filter(|_| self.random.below(8) > 0);
@@ -306,7 +423,7 @@ impl Walk<'_> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let result = data.file.write(&bytes).map_err(|e| errno(&e));
+        let result = (&data.file).write(&bytes).map_err(|e| errno(&e));
         let legal = match (data.saving, live) {
             (true, _) => result == Err(Errno::EBADF),
             (false, false) => result == Err(Errno::ENODEV),
@@ -342,8 +459,7 @@ impl Walk<'_> {
         };
         exchange(&mut guest, self.peer, FEW)?;
         self.guest = Some(guest);
-        let saving = self.files.iter().any(|file| file.saving);
-        if self.state == State::Running && !saving && !self.stopped {
+        if self.state == State::Running && !self.files.has_saving() && !self.stopped {
             require_assigned(self.vf)?;
         }
         Ok(())

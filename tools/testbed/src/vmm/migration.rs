@@ -129,7 +129,7 @@ pub fn precopy_info(file: &File) -> nix::Result<(u64, u64)> {
 }
 
 /// Reads what there is in PRE_COPY.
-pub fn read_precopy(file: &mut File, image: &mut Vec<u8>) -> Result<()> {
+pub fn read_precopy(mut file: &File, image: &mut Vec<u8>) -> Result<()> {
     let mut chunk = [0; 999];
     loop {
         match file.read(&mut chunk) {
@@ -153,7 +153,7 @@ pub fn save(device: &Device, before_stop: impl FnOnce() -> Result<()>) -> Result
     let mut image = Vec::new();
     let (initial, _) = precopy_info(&file).context("no VFIO_MIG_GET_PRECOPY_INFO")?;
     ensure!(initial > 0, "PRE_COPY begins with nothing to read");
-    read_precopy(&mut file, &mut image)?;
+    read_precopy(&file, &mut image)?;
     before_stop()?;
     device.go(State::PreCopyP2p)?;
     device.go(State::StopCopy)?;
