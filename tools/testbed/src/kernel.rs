@@ -41,13 +41,16 @@ pub fn patience() -> u32 {
     }
 }
 
-/// Has kmemleak look for memory that nobody points to, and fails if any was allocated by us or by VFIO for us.
-/// `last` waits until no object is too young to be found.
-///
-/// Returns all that was found, whoever leaked it.
-pub fn check_leaks(last: bool) -> Result<String> {
-    if !Path::new(KMEMLEAK).exists() {
-        return Ok(String::new());
+/// Whether memory that nobody points to can be found.
+pub fn finds_leaks() -> bool {
+    Path::new(KMEMLEAK).exists()
+}
+
+/// Has kmemleak look for memory that nobody points to; each leak with the frames that allocated it. `last` waits until no
+/// object is too young to be found.
+pub fn leaks(last: bool) -> Result<Vec<String>> {
+    if !finds_leaks() {
+        return Ok(Vec::new());
     }
     if last {
         std::thread::sleep(YOUNG);
@@ -55,10 +58,19 @@ pub fn check_leaks(last: bool) -> Result<String> {
     command::write(KMEMLEAK, "scan")?;
     let found = command::read(KMEMLEAK)?;
     command::write(KMEMLEAK, "clear")?;
-    for leak in found.split("unreferenced object").skip(1) {
-        if leak.contains("semiassign") || leak.contains("vfio") {
-            bail!("leaked: {}", leak.trim());
+    let leaks = found.split("unreferenced object").skip(1);
+    Ok(leaks.map(|leak| leak.trim().to_owned()).collect())
+}
+
+/// Fails if any memory was leaked that we, or VFIO for us, had allocated.
+///
+/// Returns all that was found, whoever leaked it.
+pub fn check_leaks(last: bool) -> Result<String> {
+    let found = leaks(last)?;
+    for leak in &found {
+        if ["semiassign", "vfio"].iter().any(|who| leak.contains(who)) {
+            bail!("leaked: {leak}");
         }
     }
-    Ok(found)
+    Ok(found.join("\n"))
 }

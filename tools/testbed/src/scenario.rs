@@ -79,6 +79,7 @@ pub const ALL: &[Scenario] = scenarios! {
     killed::closed_in_every_state is core: "rule 10: a VMM killed in every state of its device",
     walk::every_arc_from_every_state is core: "a random walk over states, files and resets",
     allocations::every_allocation_may_fail: "open, capture, save and resume without each of their allocations, where it can be made to fail",
+    allocations::leaks_are_found: "the search for leaks that follows each scenario, where there is one, finds those of a module that leaks",
     garbage::garbage_rings_hurt_only_their_queue: "rings, tails and descriptors that make no sense",
     selftests::vfio_selftests: "VFIO's own tests, before and after a capture, where they were built with the kernel",
     kunit::kunit_suites: "what only the kernel can test, where it has KUnit",

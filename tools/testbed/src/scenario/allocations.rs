@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Each allocation of a migration fails once, where the kernel can make it fail: the request is refused or goes on without,
-//! and the device works afterwards.
+//! Where the kernel can make an allocation fail, each one of a migration does, once: the request is refused or goes on without,
+//! and the device works afterwards. Where it finds leaks, it finds some.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,12 +12,12 @@ use nix::errno::Errno;
 
 use super::bed::{require_assigned, Bed};
 use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
-use crate::command;
 use crate::vmm::guest::Guest;
 use crate::vmm::memory::Memory;
 use crate::vmm::migration::{errno, save, State};
 use crate::vmm::traffic::{exchange, Peer};
 use crate::vmm::Machine;
+use crate::{command, kernel};
 
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
 /// One after the other up to here, then fewer: what allocates more often does so in a loop.
@@ -128,6 +128,24 @@ pub fn every_allocation_may_fail(bed: &Bed) -> Result<()> {
     let machine = Machine::open(&vfs.a, &memory)?;
     require_usable(&vfs.a, &machine, &memory, &peer)?;
     memory.check_canaries()
+}
+
+/// Every scenario is checked for leaks where kmemleak is; this one checks kmemleak, with a module of the kernel that leaks.
+pub fn leaks_are_found(_: &Bed) -> Result<()> {
+    if !kernel::finds_leaks() {
+        println!("    this kernel does not look for leaks: nothing to run");
+        return Ok(());
+    }
+    kernel::leaks(true)?;
+    command::run("modprobe kmemleak-test")?;
+    command::run("rmmod kmemleak_test")?;
+    let leaks = kernel::leaks(true)?;
+    let found = leaks.iter().filter(|leak| leak.contains("kmemleak_test"));
+    let found = found.count();
+    println!("    {found} of 25 leaks found");
+    // A stale pointer on a stack may hide one or two.
+    ensure!(found >= 15, "only {found} of 25 leaks found");
+    Ok(())
 }
 
 /// Opening a VF; one that was refused opens the next time.
