@@ -36,6 +36,21 @@ void vfio_helper_zap(struct vfio_device *vdev, loff_t start, loff_t len)
 	unmap_mapping_range(vdev->inode->i_mapping, start, len, true);
 }
 
+/*
+ * Has a fault that was served be taken again, if its taker allows that, to see that it is still served.
+ *
+ * Who follows page tables for a PFN, KVM and type1's pinning, looks once more after a fault, and takes an entry that a
+ * zap has removed in between for a wrong address: a virtual CPU ends with EFAULT. After a retry they begin anew.
+ */
+vm_fault_t vfio_helper_fault_again(struct vm_fault *vmf)
+{
+	if (!fault_flag_allow_retry_first(vmf->flags) ||
+	    (vmf->flags & (FAULT_FLAG_RETRY_NOWAIT | FAULT_FLAG_VMA_LOCK)))
+		return VM_FAULT_NOPAGE;
+	mmap_read_unlock(vmf->vma->vm_mm);
+	return VM_FAULT_RETRY;
+}
+
 bool vfio_helper_is_iommufd(struct vfio_device *vdev)
 {
 #if IS_ENABLED(CONFIG_IOMMUFD)

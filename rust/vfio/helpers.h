@@ -14,6 +14,7 @@ void vfio_helper_get_device(struct vfio_device *vdev);
 void vfio_helper_put_device(struct vfio_device *vdev);
 void __iomem *vfio_helper_iomap(struct vfio_pci_core_device *core, unsigned int bar);
 void vfio_helper_zap(struct vfio_device *vdev, loff_t start, loff_t len);
+vm_fault_t vfio_helper_fault_again(struct vm_fault *vmf);
 bool vfio_helper_is_iommufd(struct vfio_device *vdev);
 
 u32 vfio_helper_readl(const void __iomem *addr);

@@ -164,7 +164,13 @@ unsafe extern "C" fn fault<T: Operations>(vmf: *mut bindings::vm_fault) -> bindi
         _memory: dev.memory(),
         _vmf: PhantomData,
     };
-    T::fault(dev, fault).0
+    let result = T::fault(dev, fault).0;
+    if result != bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+        return result;
+    }
+    // SAFETY: The fault is not over. From here on neither the mapping nor the device need be there, and nothing of
+    // them is locked or used: `fault` is gone.
+    unsafe { bindings::vfio_helper_fault_again(vmf) }
 }
 
 struct VmOps<T>(PhantomData<T>);

@@ -2,11 +2,13 @@
 //! L2, the guest: stock QEMU started as a user would, with one VF, watched over QMP and the guest's agent.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
+use nix::libc;
 use serde_json::{json, Value};
 
 use crate::agent::Agent;
@@ -243,7 +245,8 @@ impl Drop for L2 {
         // For a scenario that failed: whether its guest was alive, or how it ended.
         match self.process.try_wait() {
             Ok(None) => self.note_registers(),
-            Ok(Some(status)) if !status.success() => {
+            // Killed is what `kill` does to it.
+            Ok(Some(status)) if !status.success() && status.signal() != Some(libc::SIGKILL) => {
                 println!("{}: QEMU had ended with {status}", self.name);
             }
             _ => {}

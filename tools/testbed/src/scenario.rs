@@ -75,6 +75,7 @@ pub const ALL: &[Scenario] = scenarios! {
     tracking::direct_dma_is_missed_by_both_trackers: "the oracle of these two sees what a device writes that nobody tracks",
     mappings::every_mapping_follows is core: "several mappings, descriptors and processes see the same pages, whatever they are",
     races::unmap_races_pin: "rule 6: unmapping the page that is being pinned",
+    races::captures_race_vcpu is core: "captures and releases while a virtual CPU stores to the page that comes and goes",
     races::resets_race_guest_memory: "rule 9: resets while the worker writes to RAM, or to the BAR that is being reset",
     killed::closed_in_every_state is core: "rule 10: a VMM killed in every state of its device",
     walk::every_arc_from_every_state is core: "a random walk over states, files and resets",

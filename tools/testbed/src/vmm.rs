@@ -13,6 +13,7 @@ pub mod memory;
 pub mod migration;
 pub mod odd;
 pub mod traffic;
+pub mod vcpu;
 
 use anyhow::{Context, Result};
 

@@ -11,19 +11,25 @@ use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
 
 use super::bed::{require_assigned, Bed};
-use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, MAC};
+use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
 use crate::status::Status;
 use crate::vmm::container::Container;
+use crate::vmm::device::BAR_BYTES;
 use crate::vmm::guest::{desc, Guest, DESC_BYTES, RX_RING, SLOTS};
 use crate::vmm::memory::{Memory, PAGE};
 use crate::vmm::migration::State;
-use crate::vmm::traffic::{new_numbers, Peer};
+use crate::vmm::traffic::{exchange, new_numbers, Peer};
+use crate::vmm::vcpu::{Vcpu, STORES};
 use crate::vmm::{Machine, Random, BAR_IOVA};
 
 const OPENS: usize = 50;
 const ROUNDS: usize = 2;
 /// How long the page is mapped, at most.
 const MAPPED_US: usize = 150;
+
+const CAPTURES: usize = 800;
+/// The tail of a ring that nobody uses.
+const SPARE_TAIL: usize = 0x3918;
 
 const RESETS: usize = 30;
 const SEED: u64 = 0x0e5e_7000;
@@ -53,6 +59,45 @@ pub fn unmap_races_pin(bed: &Bed) -> Result<()> {
     let memory = memory()?;
     let machine = Machine::open(&vfs.a, &memory)?;
     require_usable(&vfs.a, &machine, &memory, &peer)
+}
+
+/// A virtual CPU's page fault that meets the zap of a capture or of a release is taken again, and never for a wrong address.
+pub fn captures_race_vcpu(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let (peer, memory) = (peer(bed)?, memory()?);
+    let machine = Machine::open(&vfs.a, &memory)?;
+    let device = &machine.device;
+    let mut guest = Guest::start(device, &memory, MAC)?;
+    exchange(&mut guest, &peer, LAP)?;
+    let _quiet = QuietConsole::new()?;
+    let bar = device.map(PAGE..BAR_BYTES)?;
+    let stop = AtomicBool::new(false);
+    let laps = std::thread::scope(|scope| {
+        let storing = scope.spawn(|| {
+            let mut vcpu = Vcpu::new(&bar, SPARE_TAIL)?;
+            let mut laps = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                vcpu.run().with_context(|| format!("after {laps} laps"))?;
+                laps += 1;
+            }
+            Ok(laps)
+        });
+        let captured = (0..CAPTURES).try_for_each(|_| {
+            let file = device.open_data(State::PreCopy)?;
+            device.go(State::Running)?;
+            drop(file);
+            ensure!(!storing.is_finished(), "the virtual CPU does not go on");
+            require_assigned(&vfs.a).map(drop)
+        });
+        stop.store(true, Ordering::Relaxed);
+        let laps = storing
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the virtual CPU panicked")))?;
+        captured.map(|()| laps)
+    })?;
+    println!("    {laps} laps of {STORES} stores against {CAPTURES} captures and releases");
+    ensure!(laps > 0, "not one lap");
+    exchange(&mut guest, &peer, LAP).map(drop)
 }
 
 /// Makes the calling thread a real-time one.

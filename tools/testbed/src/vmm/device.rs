@@ -261,6 +261,16 @@ impl Mapping {
         self.base.as_ptr() as u64
     }
 
+    /// The first register of it.
+    pub fn start(&self) -> usize {
+        self.part.start
+    }
+
+    /// Bytes of it.
+    pub fn len(&self) -> usize {
+        self.part.len()
+    }
+
     /// The same by `mremap()`, to an address that the kernel chooses.
     pub fn moved(self) -> nix::Result<Self> {
         let this = std::mem::ManuallyDrop::new(self);
