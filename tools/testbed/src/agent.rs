@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
+use crate::kernel;
+
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
 pub struct Agent {
     path: PathBuf,
     stream: Option<UnixStream>,
@@ -28,10 +32,12 @@ impl Agent {
 
     /// Waits until the guest has booted far enough to answer.
     pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
-        let start = Instant::now();
+        let (start, first) = (Instant::now(), self.next_id);
         while start.elapsed() < limit {
-            // Asked again each second: what was sent before the guest opened its port is lost.
-            if self.ask("true", Duration::from_secs(1)).is_ok() {
+            // Asked again each second: what was sent before the guest opened its port is lost. A guest that takes longer
+            // to answer is there as well: any of the answers will do.
+            let asked = self.send_next("true");
+            if asked.is_ok() && self.answer(first, Duration::from_secs(1)).is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -45,7 +51,7 @@ impl Agent {
     /// Runs a shell command in the guest; its output, or an error if it failed.
     pub fn sh(&mut self, script: &str) -> Result<String> {
         let (rc, out) = self
-            .ask(script, Duration::from_secs(60))
+            .ask(script, ANSWER_LIMIT * kernel::patience())
             .with_context(|| format!("guest: `{script}`"))?;
         if rc != 0 {
             bail!("guest: `{script}` ended with {rc}: {}", out.trim());
@@ -59,9 +65,18 @@ impl Agent {
     }
 
     fn ask(&mut self, script: &str, limit: Duration) -> Result<(i64, String)> {
+        let id = self.send_next(script)?;
+        self.answer(id, limit)
+    }
+
+    fn send_next(&mut self, script: &str) -> Result<u64> {
         let id = self.next_id;
         self.next_id += 1;
-        self.send(id, script)?;
+        self.send(id, script).map(|()| id)
+    }
+
+    /// The next answer to question number `first` or a later one.
+    fn answer(&mut self, first: u64, limit: Duration) -> Result<(i64, String)> {
         let start = Instant::now();
         while start.elapsed() < limit {
             if let Some(line) = self.next_line()? {
@@ -69,7 +84,7 @@ impl Agent {
                 let Ok(answer) = serde_json::from_slice::<Value>(&line) else {
                     continue;
                 };
-                if answer["id"].as_u64() == Some(id) {
+                if answer["id"].as_u64().is_some_and(|id| id >= first) {
                     return Ok((
                         answer["rc"].as_i64().unwrap_or(-1),
                         answer["out"].as_str().unwrap_or("").to_owned(),
