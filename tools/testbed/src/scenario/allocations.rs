@@ -129,7 +129,6 @@ pub fn every_allocation_may_fail(bed: &Bed) -> Result<()> {
         saves(&vfs.a, &machine, &mut guest, &peer, &fail)?;
         let (image, _) = save(&machine.device, || Ok(()))?;
         machine.device.go(State::Running)?;
-        drop(guest);
         resumes(&machine, &image, &fail)?;
     }
     let machine = Machine::open(&vfs.a, &memory)?;

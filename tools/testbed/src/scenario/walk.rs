@@ -202,7 +202,6 @@ fn live(
         });
         onlookers.into_iter().fold(walked, Result::and)
     })?;
-    drop(walk);
     drop(machine);
     // What is left of a session when its device is closed.
     for data in files.lock().drain(..) {
