@@ -97,7 +97,11 @@ impl L2 {
         ])
         .args([
             "-append",
-            &format!("console=ttyS0 quiet nokaslr panic=-1 {}", options.words),
+            // Nested under TCG a TSC deadline is lost now and then when a guest is migrated, and it sleeps for ever.
+            &format!(
+                "console=ttyS0 quiet nokaslr panic=-1 lapic=notscdeadline {}",
+                options.words
+            ),
         ])
         .args([
             "-serial",

@@ -171,7 +171,11 @@ impl Twins {
             Act::Ping => self.both(World::ping),
             Act::Silent { on } => self.both(|world| world.silent = on),
             Act::Answer => self.both(World::answer),
-            Act::Refuse { on } => self.both(|world| world.refusing = on),
+            Act::Refuse { on } => {
+                // The PF that was down has yet to answer.
+                self.wild |= self.overtaken;
+                self.both(|world| world.refusing = on);
+            }
             Act::PfReset => self.pf_reset(),
             Act::PfDown => {
                 self.pf_reset();
@@ -267,6 +271,8 @@ impl Twins {
         let words = words(kind, arg);
         self.wild |= self.bare.borrow().unanswered || self.overtaken;
         self.overtaken = self.down;
+        // One PF refuses now, and what the other one does when it is back is another question.
+        self.wild |= self.down && self.bare.borrow().refusing;
         self.look();
         self.write(V2PMAILBOX, VFU);
         self.look();
