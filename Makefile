@@ -9,8 +9,6 @@ export SEMIASSIGN_CACHE ?= /var/cache/semiassign
 # KERNEL=stock|full|debug is what L1 runs and modules are built for. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
 # M=regex chooses mutants.
 T ?=
-# Tests that nobody has chosen a kernel for run on two, as far as each has something of its own to show.
-TESTED := $(or $(KERNEL),$(if $(T),stock,stock-core debug))
 export KERNEL ?= stock
 M ?=
 S ?= 60
@@ -46,8 +44,8 @@ install: modules ## install semiassign.ko on this host, if it runs the kernel it
 demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, under traffic, and judge it
 	@$(BED) demo
 
-test: bed ## host-side tests, core scenarios on stock, all on debug; KERNEL=x: all on x; T=name: only scenarios of that name
-	@tools/run-tests '$(TESTED)' '$(T)'
+test: bed ## form, host-side tests, then the end-to-end scenarios on KERNEL; T=name: only those of that name
+	@tools/run-tests '$(KERNEL)' '$(T)'
 
 kunit: ## the suites that only the kernel can run, in L1 with the full kernel (or KERNEL=debug)
 	@$(MAKE) --no-print-directory test T=kunit KERNEL=$(if $(filter debug,$(KERNEL)),debug,full)

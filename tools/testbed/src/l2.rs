@@ -97,11 +97,7 @@ impl L2 {
         ])
         .args([
             "-append",
-            // Nested under TCG a TSC deadline is lost now and then when a guest is migrated, and it sleeps for ever.
-            &format!(
-                "console=ttyS0 quiet nokaslr panic=-1 lapic=notscdeadline {}",
-                options.words
-            ),
+            &format!("console=ttyS0 quiet nokaslr panic=-1 {}", options.words),
         ])
         .args([
             "-serial",
