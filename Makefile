@@ -8,8 +8,8 @@ BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
 # KERNEL=stock|full|debug is what L1 runs and modules are built for. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
 # M=regex chooses mutants.
-T ?=
 export KERNEL ?= stock
+T ?=
 M ?=
 S ?= 60
 CMD ?=
@@ -44,8 +44,8 @@ install: modules ## install semiassign.ko on this host, if it runs the kernel it
 demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, under traffic, and judge it
 	@$(BED) demo
 
-test: bed ## form, host-side tests, then the end-to-end scenarios on KERNEL; T=name: only those of that name
-	@tools/run-tests '$(KERNEL)' '$(T)'
+test: modules bed ## form, host-side tests, then the end-to-end scenarios; T=name chooses scenarios only, T=core the core ones
+	@tools/run-tests $(T)
 
 kunit: ## the suites that only the kernel can run, in L1 with the full kernel (or KERNEL=debug)
 	@$(MAKE) --no-print-directory test T=kunit KERNEL=$(if $(filter debug,$(KERNEL)),debug,full)

@@ -224,7 +224,7 @@ impl Inner {
             self.stats.direct_while_tracking += 1;
         }
         self.halt(dev)?;
-        // Held are frames that the guest had no room for: the hardware could not deliver them.
+        // The hardware could not deliver what the guest has no room for, nor end what was begun.
         if self.has_held_frames() || !self.adapter.may_hand_back() {
             self.run(dev);
             return Err(EAGAIN);

@@ -51,7 +51,8 @@ impl Agent {
     /// Runs a shell command in the guest; its output, or an error if it failed.
     pub fn sh(&mut self, script: &str) -> Result<String> {
         let (rc, out) = self
-            .ask(script, ANSWER_LIMIT * kernel::patience())
+            .send_next(script)
+            .and_then(|id| self.answer(id, ANSWER_LIMIT * kernel::patience()))
             .with_context(|| format!("guest: `{script}`"))?;
         if rc != 0 {
             bail!("guest: `{script}` ended with {rc}: {}", out.trim());
@@ -62,11 +63,6 @@ impl Agent {
     /// Sends a command that will not be answered, such as a reboot.
     pub fn tell(&mut self, script: &str) -> Result<()> {
         self.send(0, script)
-    }
-
-    fn ask(&mut self, script: &str, limit: Duration) -> Result<(i64, String)> {
-        let id = self.send_next(script)?;
-        self.answer(id, limit)
     }
 
     fn send_next(&mut self, script: &str) -> Result<u64> {

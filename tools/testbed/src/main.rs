@@ -51,13 +51,9 @@ enum Command {
     },
     /// The main job: migrate a guest between VFs of two PFs under traffic and judge it
     Demo,
-    /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between
-    Test {
-        name: Option<String>,
-        /// Only those that show by themselves that the module does its job on this kernel
-        #[arg(long)]
-        core: bool,
-    },
+    /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between; "core" is
+    /// the name of the core ones
+    Test { name: Option<String> },
     /// List the end-to-end scenarios
     List,
     /// The init of L1
@@ -66,14 +62,6 @@ enum Command {
     /// In L1: bring a VF to a state, say so, and stay there until killed
     #[command(hide = true)]
     Hold { vf: String, state: String },
-}
-
-fn mark(scenario: &scenario::Scenario) -> &'static str {
-    if scenario.core {
-        " (core)"
-    } else {
-        ""
-    }
 }
 
 fn main() -> ExitCode {
@@ -85,11 +73,16 @@ fn main() -> ExitCode {
         match Cli::parse().command {
             Command::L1 { script, timeout } => l1::run_script(&script, timeout),
             Command::Demo => suite::demo(),
-            Command::Test { name, core } => suite::test(name.as_deref(), core),
+            Command::Test { name } => suite::test(name.as_deref()),
             Command::List => {
-                scenario::ALL
-                    .iter()
-                    .for_each(|s| println!("{:34} {}{}", s.name, s.about, mark(s)));
+                scenario::ALL.iter().for_each(|s| {
+                    println!(
+                        "{:37} {:4} {}",
+                        s.name,
+                        if s.core { "core" } else { "" },
+                        s.about
+                    )
+                });
                 Ok(true)
             }
             Command::Inside => inside::main(),

@@ -34,9 +34,16 @@ pub use killed::hold;
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
-    /// Shows by itself that the module does its job on a kernel; the others look for mistakes, for which one kernel will do.
+    /// Shows that the module does its job on a kernel; the others look for mistakes, for which one kernel will do.
     pub core: bool,
     run: fn(&Bed) -> Result<()>,
+}
+
+impl Scenario {
+    /// Whether `word` is of its name, or chooses all of its kind.
+    pub fn is_called(&self, word: &str) -> bool {
+        self.name.contains(word) || self.core && word == "core"
+    }
 }
 
 macro_rules! scenarios {

@@ -33,14 +33,12 @@ pub fn demo() -> Result<bool> {
     Ok(true)
 }
 
-/// Runs the scenarios, or the `core` ones, or those with one of the comma-separated words in their name; L1 is booted anew
-/// only after a failure.
-pub fn test(name: Option<&str>, core: bool) -> Result<bool> {
+/// Runs the scenarios, or those with one of the comma-separated words in their name; L1 is booted anew only after a failure.
+pub fn test(name: Option<&str>) -> Result<bool> {
     let mut left: Vec<String> = scenario::ALL
         .iter()
-        .filter(|s| s.core || !core)
+        .filter(|s| name.is_none_or(|words| words.split(',').any(|word| s.is_called(word))))
         .map(|s| s.name.to_owned())
-        .filter(|n| name.is_none_or(|words| words.split(',').any(|word| n.contains(word))))
         .collect();
     if left.is_empty() {
         bail!(

@@ -2,6 +2,7 @@
 //! Where the kernel can make an allocation fail, each one of a migration does, once: the request is refused or goes on without,
 //! and the device works afterwards. Where it finds leaks, it finds some.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 
 use super::bed::{require_assigned, Bed};
 use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
+use crate::vmm::device::Device;
 use crate::vmm::guest::Guest;
 use crate::vmm::memory::Memory;
 use crate::vmm::migration::{errno, save, State};
@@ -46,64 +48,59 @@ impl FailNth {
         Ok(Self(file))
     }
 
-    /// Runs `request` with the `n`th allocation failing; says whether there was one.
-    fn during<R>(&self, n: usize, request: impl FnOnce() -> R) -> Result<(R, bool)> {
+    /// Runs `request` with its `n`th allocation failing: whether there was one.
+    fn during(&self, n: usize, request: &mut dyn FnMut()) -> Result<bool> {
         self.0.write_all_at(n.to_string().as_bytes(), 0)?;
-        let result = request();
+        request();
         let mut left = [0; 8];
-        // With the count used up this is 0, and nothing of it fails.
         let bytes = self.0.read_at(&mut left, 0);
+        // Whatever is left fails nothing of what comes now.
         self.0.write_all_at(b"0", 0)?;
-        let left = String::from_utf8_lossy(&left[..bytes?]).into_owned();
-        Ok((result, left.trim() == "0"))
+        Ok(left[..bytes?].trim_ascii() == b"0")
     }
 }
 
 /// What came of one request with each of its allocations failing once.
 #[derive(Default)]
 struct Tally {
-    allocations: usize,
     tried: usize,
     refused: usize,
 }
 
 impl Tally {
-    /// Fails the allocations of `request` one by one; `request` gets the switch for what is to fail, and says if it was refused.
+    /// Fails the allocations of one request after the other. `request` runs it by what it is given, and says if it was refused.
     fn of(
         what: &str,
         fail: &FailNth,
-        mut request: impl FnMut(&dyn Fn(&mut dyn FnMut()) -> Result<bool>) -> Result<bool>,
+        mut request: impl FnMut(&dyn Fn(&mut dyn FnMut()) -> Result<()>) -> Result<bool>,
     ) -> Result<Self> {
-        let mut tally = Self::default();
+        let (mut tally, mut last) = (Self::default(), 0);
         let mut n = 1;
         loop {
-            let failed = std::cell::Cell::new(false);
-            let switch = |part: &mut dyn FnMut()| {
-                let ((), hit) = fail.during(n, part)?;
-                failed.set(hit);
-                Ok(hit)
+            let failed = Cell::new(false);
+            let run = |part: &mut dyn FnMut()| {
+                failed.set(fail.during(n, part)?);
+                Ok(())
             };
             let refused =
-                request(&switch).with_context(|| format!("{what}, allocation {n} failed"))?;
+                request(&run).with_context(|| format!("{what}, allocation {n} failed"))?;
             if !failed.get() {
                 ensure!(!refused, "{what}: refused, and no allocation failed");
                 break;
             }
             tally.tried += 1;
             tally.refused += usize::from(refused);
-            tally.allocations = n;
+            last = n;
             n += if n < EACH { 1 } else { n / 8 };
             ensure!(n < MOST, "{what}: allocates for ever");
         }
         println!(
-            "    {what}: up to {} allocations, {} of them failed once: {} times refused",
-            tally.allocations, tally.tried, tally.refused
+            "    {what}: up to {last} allocations, {} of them failed once: {} times refused",
+            tally.tried, tally.refused
         );
         Ok(tally)
     }
-}
 
-impl Tally {
     /// Where nothing was ever refused, nothing was tested.
     fn require_refusals(self) -> Result<()> {
         ensure!(self.refused > 0, "no allocation mattered");
@@ -123,13 +120,18 @@ pub fn every_allocation_may_fail(bed: &Bed) -> Result<()> {
     opens(&vfs.a, &memory, &fail)?;
     {
         let machine = Machine::open(&vfs.a, &memory)?;
-        let mut guest = Guest::start(&machine.device, &memory, MAC)?;
-        exchange(&mut guest, &peer, LAP)?;
-        captures(&vfs.a, &machine, &mut guest, &peer, &fail)?;
-        saves(&vfs.a, &machine, &mut guest, &peer, &fail)?;
+        let mut source = Source {
+            vf: &vfs.a,
+            device: &machine.device,
+            guest: Guest::start(&machine.device, &memory, MAC)?,
+            peer: &peer,
+        };
+        exchange(&mut source.guest, &peer, LAP)?;
+        source.captures(&fail)?;
+        source.saves(&fail)?;
         let (image, _) = save(&machine.device, || Ok(()))?;
         machine.device.go(State::Running)?;
-        resumes(&machine, &image, &fail)?;
+        resumes(&machine.device, &image, &fail)?;
     }
     let machine = Machine::open(&vfs.a, &memory)?;
     require_usable(&vfs.a, &machine, &memory, &peer)?;
@@ -144,21 +146,22 @@ pub fn leaks_are_found(_: &Bed) -> Result<()> {
     }
     kernel::leaks(true)?;
     command::run("modprobe kmemleak-test")?;
-    command::run("rmmod kmemleak_test")?;
+    // Before it goes: frames of a module that is gone have no names.
     let leaks = kernel::leaks(true)?;
+    command::run("rmmod kmemleak_test")?;
     let found = leaks.iter().filter(|leak| leak.contains("kmemleak_test"));
-    let found = found.count();
-    println!("    {found} of 25 leaks found");
-    // A stale pointer on a stack may hide one or two.
-    ensure!(found >= 15, "only {found} of 25 leaks found");
+    let (found, all) = (found.count(), leaks.len());
+    println!("    {found} leaks of the module found, {all} in all");
+    // 8 from slabs and 5 from vmalloc; a stale pointer on a stack may hide one or two.
+    ensure!(found >= 8, "only {found} of 13 leaks found");
     Ok(())
 }
 
 /// Opening a VF; one that was refused opens the next time.
 fn opens(vf: &str, memory: &Memory, fail: &FailNth) -> Result<()> {
-    Tally::of("open", fail, |switch| {
+    Tally::of("open", fail, |run| {
         let mut opened = None;
-        switch(&mut || opened = Some(Machine::open(vf, memory)))?;
+        run(&mut || opened = Some(Machine::open(vf, memory)))?;
         Ok(match opened.context("not asked")? {
             Ok(_) => false,
             Err(_) => {
@@ -170,100 +173,91 @@ fn opens(vf: &str, memory: &Memory, fail: &FailNth) -> Result<()> {
     .require_refusals()
 }
 
-/// A refused capture leaves the guest with its VF.
-fn captures(
-    vf: &str,
-    machine: &Machine,
-    guest: &mut Guest<'_>,
-    peer: &Peer,
-    fail: &FailNth,
-) -> Result<()> {
-    let device = &machine.device;
-    Tally::of("capture", fail, |switch| {
-        let mut result = Ok(None);
-        switch(&mut || result = device.try_state(State::PreCopy as u32))?;
-        let refused = match result {
-            Ok(file) => {
-                exchange(guest, peer, FEW)?;
-                device.go(State::Running)?;
-                drop(file);
-                false
-            }
-            Err(error) => {
-                require_out_of_memory(error)?;
-                ensure!(
-                    device.state()? == State::Running,
-                    "it is {:?}",
-                    device.state()?
-                );
-                true
-            }
-        };
-        require_assigned(vf)?;
-        exchange(guest, peer, FEW)?;
-        Ok(refused)
-    })?
-    .require_refusals()
+/// A VF whose guest has traffic.
+struct Source<'a> {
+    vf: &'a str,
+    device: &'a Device,
+    guest: Guest<'a>,
+    peer: &'a Peer,
 }
 
-/// A device whose last state cannot be saved goes on running. What it needs for that may be there since PRE_COPY.
-fn saves(
-    vf: &str,
-    machine: &Machine,
-    guest: &mut Guest<'_>,
-    peer: &Peer,
-    fail: &FailNth,
-) -> Result<()> {
-    let device = &machine.device;
-    Tally::of("save", fail, |switch| {
-        let file = device.open_data(State::PreCopy)?;
-        let mut result = Ok(None);
-        switch(&mut || result = device.try_state(State::StopCopy as u32))?;
-        let refused = match result {
-            Ok(None) => false,
-            Ok(Some(_)) => bail!("a second data file"),
-            Err(error) => {
-                require_out_of_memory(error)?;
-                true
-            }
-        };
-        device.go(State::Running)?;
-        drop(file);
-        require_assigned(vf)?;
-        exchange(guest, peer, FEW)?;
-        Ok(refused)
-    })
-    .map(drop)
+impl Source<'_> {
+    /// Back in RUNNING, it is assigned again and its guest has noticed nothing.
+    fn require_unharmed(&mut self) -> Result<()> {
+        let state = self.device.state()?;
+        ensure!(state == State::Running, "it is {state:?}");
+        require_assigned(self.vf)?;
+        exchange(&mut self.guest, self.peer, FEW).map(drop)
+    }
+
+    fn captures(&mut self, fail: &FailNth) -> Result<()> {
+        Tally::of("capture", fail, |run| {
+            let mut result = Ok(None);
+            run(&mut || result = self.device.try_state(State::PreCopy as u32))?;
+            let refused = match result {
+                Ok(file) => {
+                    exchange(&mut self.guest, self.peer, FEW)?;
+                    self.device.go(State::Running)?;
+                    drop(file);
+                    false
+                }
+                Err(error) => is_out_of_memory(error)?,
+            };
+            self.require_unharmed().map(|()| refused)
+        })?
+        .require_refusals()
+    }
+
+    /// What a save needs may be there since PRE_COPY: then nothing can fail.
+    fn saves(&mut self, fail: &FailNth) -> Result<()> {
+        Tally::of("save", fail, |run| {
+            let file = self.device.open_data(State::PreCopy)?;
+            let mut result = Ok(None);
+            run(&mut || result = self.device.try_state(State::StopCopy as u32))?;
+            let refused = match result {
+                Ok(None) => false,
+                Ok(Some(_)) => bail!("a second data file"),
+                Err(error) => is_out_of_memory(error)?,
+            };
+            self.device.go(State::Running)?;
+            drop(file);
+            self.require_unharmed().map(|()| refused)
+        })
+        .map(drop)
+    }
 }
 
 /// A device that cannot take an image takes it the next time.
-fn resumes(machine: &Machine, image: &[u8], fail: &FailNth) -> Result<()> {
-    let device = &machine.device;
+fn resumes(device: &Device, image: &[u8], fail: &FailNth) -> Result<()> {
     let load = || -> nix::Result<()> {
         let file = device.try_state(State::Resuming as u32)?;
         let mut file = file.ok_or(Errno::EPROTO)?;
         file.write_all(image).map_err(|e| errno(&e))?;
         device.try_state(State::Stop as u32).map(drop)
     };
-    Tally::of("resume", fail, |switch| {
+    Tally::of("resume", fail, |run| {
         let mut result = Ok(());
-        switch(&mut || result = load())?;
-        if let Err(error) = result {
-            require_out_of_memory(error)?;
-            // As QEMU does with a device that has failed.
-            device.reset()?;
-            load().context("the next time")?;
-        }
+        run(&mut || result = load())?;
+        let refused = match result {
+            Ok(()) => false,
+            Err(error) => {
+                // As QEMU does with a device that has failed.
+                device.reset()?;
+                load().context("the next time")?;
+                is_out_of_memory(error)?
+            }
+        };
         device.reset()?;
-        Ok(result.is_err())
-    })
-    .and_then(Tally::require_refusals)
+        Ok(refused)
+    })?
+    .require_refusals()
 }
 
-fn require_out_of_memory(error: Errno) -> Result<()> {
+/// That is the only reason to refuse anything here.
+fn is_out_of_memory(error: Errno) -> Result<bool> {
     ensure!(
         matches!(error, Errno::ENOMEM | Errno::ENFILE),
         "refused with {error}"
     );
-    Ok(())
+    Ok(true)
 }

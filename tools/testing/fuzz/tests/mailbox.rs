@@ -84,6 +84,21 @@ fn seeds() -> Vec<Seed> {
             ]
             .concat(),
         ),
+        // One PF refuses at once, the other would have to say later what it had refused then.
+        seed(
+            "refused_while_the_pf_is_down",
+            |r| r.repaired == 1 && r.accepted == 0,
+            &[
+                message(RESET),
+                Capture,
+                Refuse { on: true },
+                PfDown,
+                Message {
+                    kind: MULTICAST,
+                    arg: 45,
+                },
+            ],
+        ),
         seed(
             "the_model_looks_first",
             |r| r.accepted == 1,
