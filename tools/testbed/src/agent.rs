@@ -76,15 +76,15 @@ impl Agent {
         let start = Instant::now();
         while start.elapsed() < limit {
             if let Some(line) = self.next_line()? {
-                // Answers to questions given up earlier, and line noise of a boot, are not ours.
+                // Answers to questions given up earlier, and line noise of a boot, are not ours. Until the agent has its port,
+                // the guest's terminal echoes what it is asked: an echo has no `rc`.
                 let Ok(answer) = serde_json::from_slice::<Value>(&line) else {
                     continue;
                 };
-                if answer["id"].as_u64().is_some_and(|id| id >= first) {
-                    return Ok((
-                        answer["rc"].as_i64().unwrap_or(-1),
-                        answer["out"].as_str().unwrap_or("").to_owned(),
-                    ));
+                if let (Some(id), Some(rc)) = (answer["id"].as_u64(), answer["rc"].as_i64()) {
+                    if id >= first {
+                        return Ok((rc, answer["out"].as_str().unwrap_or("").to_owned()));
+                    }
                 }
             }
         }
