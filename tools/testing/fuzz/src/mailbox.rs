@@ -300,8 +300,9 @@ impl Twins {
             }
             self.life.reached.answered += reply >> 31;
         }
-        if words[0] == 1 && !self.down {
-            self.dazed = false;
+        if words[0] == 1 {
+            // The PF of one of them has forgotten its address when it answers. A driver asks for it again then.
+            self.dazed = self.down;
         }
         self.write(V2PMAILBOX, VFU);
         self.look();

@@ -99,6 +99,18 @@ fn seeds() -> Vec<Seed> {
                 },
             ],
         ),
+        // The reset of the PF was hidden, so that only one of the two PFs has forgotten the address.
+        seed(
+            "reset_while_the_pf_is_down",
+            |r| r.repaired == 1 && r.accepted == 0,
+            &[
+                message(RESET),
+                message(MAC),
+                Capture,
+                PfDown,
+                message(RESET),
+            ],
+        ),
         seed(
             "the_model_looks_first",
             |r| r.accepted == 1,
