@@ -68,6 +68,8 @@ pub(crate) struct Mailbox {
     request: Message,
     /// VMBMEM of the hardware has other words than the guest has written.
     overwritten: bool,
+    /// What the guest holds and waits for was another VF's, and has yet to be put into this one.
+    moved: bool,
 }
 
 impl Mailbox {
@@ -79,6 +81,7 @@ impl Mailbox {
             waiting: false,
             request: [0; WORDS],
             overwritten: false,
+            moved: false,
         }
     }
 
@@ -113,6 +116,7 @@ impl Mailbox {
     /// The guest writes V2PMAILBOX.
     pub(crate) fn control(&mut self, val: u32, hw: &mut dyn Hardware) {
         self.owned = val & VFU != 0;
+        self.moved = false;
         if val & REQ != 0 {
             if core::mem::take(&mut self.overwritten) {
                 put(hw, &self.words);
@@ -133,7 +137,7 @@ impl Mailbox {
             val &= !(RSTI | RSTD);
             seen = Seen::Lost;
         }
-        self.owned = self.owned && val & VFU != 0;
+        self.owned = self.owned && (self.moved || val & VFU != 0);
         if val & PFSTS != 0 {
             let reply = [
                 hw.read32(VMBMEM),
@@ -183,7 +187,8 @@ impl Mailbox {
 
     /// Puts the guest's side back into the hardware after messages of our own, or on another VF: the buffer
     /// that it holds, and the message that it waits for.
-    pub(crate) fn restore(&self, hw: &mut dyn Hardware) {
+    pub(crate) fn restore(&mut self, hw: &mut dyn Hardware) {
+        self.moved = false;
         if !self.owned && !self.waiting {
             return;
         }
@@ -207,6 +212,7 @@ impl Mailbox {
             waiting,
             request,
             overwritten: _, // another VF's memory has other words in any case
+            moved: _, // and its buffer is nobody's
         } = self;
         for word in words.iter().chain(request) {
             w.put_u32(*word)?;
@@ -224,7 +230,7 @@ impl Mailbox {
         new.unread = u32::from(r.take_u8()?) & READ_CLEARS;
         new.owned = r.take_bool()?;
         new.waiting = r.take_bool()?;
-        new.overwritten = true;
+        (new.overwritten, new.moved) = (true, true);
         Ok(new)
     }
 }

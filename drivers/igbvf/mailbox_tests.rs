@@ -151,7 +151,7 @@ fn the_buffer_is_the_guest_s_from_vfu_until_it_lets_go_or_loses_it() {
     fn owned(mailbox: &Mailbox) -> bool {
         let mut hw = hw();
         hw.page.write32(V2PMAILBOX, VFU_BIT);
-        mailbox.restore(&mut hw);
+        mailbox.clone().restore(&mut hw);
         assert!(!of(&hw.writes, V2PMAILBOX).contains(&REQ_BIT));
         !hw.writes.is_empty()
     }
@@ -211,6 +211,28 @@ fn a_mailbox_is_loaded_as_it_was_saved() {
     garbage[128] = 0xff;
     let other = Mailbox::load(&mut Reader::new(&garbage)).unwrap();
     assert_eq!(u32::from(save(&other)[128]), READ_CLEARS);
+}
+
+#[test]
+fn a_buffer_that_was_held_elsewhere_is_held_until_it_is_looked_for_here() {
+    let (mut mailbox, mut hw) = waiting(SET_VLAN);
+    (mailbox.owned, mailbox.waiting, mailbox.moved) = (true, false, true);
+    // Nobody has taken it on this VF yet.
+    hw.answer(V2PMAILBOX, &[!VFU_BIT; 2]);
+    mailbox.look(&mut hw, false);
+    assert!(mailbox.owned);
+    mailbox.restore(&mut hw);
+    mailbox.look(&mut hw, false);
+    assert!(mailbox.owned, "the hardware has it now");
+    hw.page.write32(V2PMAILBOX, 0);
+    mailbox.look(&mut hw, false);
+    assert!(!mailbox.owned, "and does not any more");
+    // What the guest writes is about this VF.
+    mailbox.moved = true;
+    mailbox.control(VFU_BIT, &mut hw);
+    hw.page.write32(V2PMAILBOX, 0);
+    mailbox.look(&mut hw, false);
+    assert!(!mailbox.owned);
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl Twins {
             },
             Act::Watchdog => self.watchdog(),
             Act::Rst => {
-                self.wild |= self.bare.borrow().unanswered;
+                self.wild |= self.bare.borrow().unanswered || self.overtaken;
                 self.write(0, CTRL_RST);
                 self.driver.forget();
             }
@@ -172,8 +172,8 @@ impl Twins {
             Act::Silent { on } => self.both(|world| world.silent = on),
             Act::Answer => self.both(World::answer),
             Act::Refuse { on } => {
-                // The PF that was down has yet to answer.
-                self.wild |= self.overtaken;
+                // The PF that was down has yet to answer, or what it has forgotten cannot be repeated.
+                self.wild |= self.overtaken || self.apart;
                 self.both(|world| world.refusing = on);
             }
             Act::PfReset => self.pf_reset(),
@@ -335,7 +335,8 @@ impl Twins {
             // For the guest it has not happened.
             self.apart = true;
             self.exchanged = true;
-            self.wild |= self.bare.borrow().unanswered;
+            let bare = self.bare.borrow();
+            self.wild |= bare.unanswered || bare.refusing;
         } else {
             self.bare.borrow_mut().pf_reset();
             self.dazed = true;
@@ -378,7 +379,7 @@ impl Twins {
     }
 
     fn flr(&mut self) {
-        self.wild |= self.bare.borrow().unanswered;
+        self.wild |= self.bare.borrow().unanswered || self.overtaken;
         self.life.reset();
         self.recounted = true;
         self.driver.forget();
