@@ -211,8 +211,9 @@ impl Mailbox {
             owned,
             waiting,
             request,
-            overwritten: _, // another VF's memory has other words in any case
-            moved: _, // and its buffer is nobody's
+            // Another VF's memory has other words in any case, and its buffer is nobody's.
+            overwritten: _,
+            moved: _,
         } = self;
         for word in words.iter().chain(request) {
             w.put_u32(*word)?;

@@ -228,22 +228,35 @@ fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// /dev/kvm alone proves nothing: L1 needs virtualisation that it can pass on.
-fn accelerator() -> [&'static str; 4] {
+/// The QEMU that `tools/root/make-qemu` builds: what it mends in emulated SVM stops guests otherwise.
+const EMULATOR: &str = "/usr/local/lib/semiassign/qemu-system-x86_64";
+
+/// QEMU with its accelerator. /dev/kvm alone proves nothing: L1 needs virtualisation that it can pass on.
+fn machine() -> Command {
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let nested = flags
         .split_whitespace()
         .any(|flag| flag == "svm" || flag == "vmx");
+    let mut qemu = Command::new("qemu-system-x86_64");
     if nested && Path::new("/dev/kvm").exists() && std::env::var_os("SEMIASSIGN_TCG").is_none() {
-        ["-accel", "kvm", "-cpu", "host"]
-    } else {
-        [
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "EPYC-v4,+svm,+npt,+x2apic",
-        ]
+        qemu.args(["-accel", "kvm", "-cpu", "host"]);
+        return qemu;
     }
+    if Path::new(EMULATOR).exists() {
+        qemu = Command::new(EMULATOR);
+        for firmware in [
+            "/usr/share/qemu",
+            "/usr/share/seabios",
+            "/usr/lib/ipxe/qemu",
+        ] {
+            qemu.args(["-L", firmware]);
+        }
+    } else {
+        println!("bed: the root has no {EMULATOR}: guests will hang now and then");
+    }
+    qemu.args(["-accel", "tcg,thread=multi"])
+        .args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
+    qemu
 }
 
 fn command_line() -> String {
@@ -260,7 +273,7 @@ fn command_line() -> String {
 
 fn start_qemu(folder: &Path) -> Result<Child> {
     let (share, images) = (folder.display(), images()?);
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = machine();
     qemu.args([
         "-machine",
         "q35,kernel-irqchip=split",
@@ -272,7 +285,6 @@ fn start_qemu(folder: &Path) -> Result<Child> {
         "-nographic",
         "-no-reboot",
     ])
-    .args(accelerator())
     .args(["-device", "intel-iommu,intremap=on,device-iotlb=off"])
     .args([
         "-kernel",
