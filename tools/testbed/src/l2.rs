@@ -183,13 +183,15 @@ impl L2 {
         fs::read_to_string(self.file("console.log")).is_ok_and(|text| text.contains("guest is up"))
     }
 
-    /// Where a guest hangs: its registers, a few times, and its stack. The addresses are those of System.map.
+    /// Where a guest hangs: its registers and interrupt controllers, and its stack. The addresses are those of System.map.
     fn note_registers(&mut self) {
         let mut all = String::new();
         for line in [
             "info registers",
+            "info lapic",
+            "info pic",
             "info registers",
-            "info registers",
+            "info lapic",
             "x /160gx $rsp",
         ] {
             let command = json!({ "command-line": line });

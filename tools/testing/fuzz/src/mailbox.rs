@@ -149,6 +149,8 @@ impl Twins {
                 let unread = *self.bare.borrow_mut().reg(V2PMAILBOX) & PFSTS != 0;
                 self.apart |= unread;
                 self.wild |= unread;
+                // Without CTS it tells of a reset, which clears counters.
+                self.recounted |= unread;
                 self.write(VMBMEM + u32::from(index % 16) * 4, val.0);
             }
             Act::Read { at } => match u32::from(at) & 0xffc {
@@ -289,6 +291,10 @@ impl Twins {
             // What was lost is repaired and repeated in a turn.
             self.turns(1);
         }
+        if words[0] == 1 && (self.down || self.apart && self.bare.borrow().unanswered) {
+            // When it answers, the PF of one of them has forgotten its address. A driver asks for it again then.
+            self.dazed = true;
+        }
         if bare & (PFSTS | PFACK) != PFSTS | PFACK {
             return;
         }
@@ -300,9 +306,8 @@ impl Twins {
             }
             self.life.reached.answered += reply >> 31;
         }
-        if words[0] == 1 {
-            // The PF of one of them has forgotten its address when it answers. A driver asks for it again then.
-            self.dazed = self.down;
+        if words[0] == 1 && !self.down {
+            self.dazed = false;
         }
         self.write(V2PMAILBOX, VFU);
         self.look();
