@@ -275,6 +275,8 @@ impl Twins {
         self.overtaken = self.down;
         // One PF refuses now, and what the other one does when it is back is another question.
         self.wild |= self.down && self.bare.borrow().refusing;
+        // igb does half of what it refuses of a PROMISC, so the record has it; one that refuses all does nothing.
+        self.wild |= words[0] & 0xffff == 6 && self.bare.borrow().refusing;
         self.look();
         self.write(V2PMAILBOX, VFU);
         self.look();
