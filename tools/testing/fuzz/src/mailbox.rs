@@ -301,7 +301,9 @@ impl Twins {
             return;
         }
         let reply = *self.bare.borrow_mut().reg(VMBMEM);
-        if !self.down {
+        // What a PF that refuses does not let us repeat keeps the reply back.
+        let refuses = self.wild && self.bare.borrow().refusing;
+        if !self.down && !refuses {
             assert_eq!(ours & (PFSTS | PFACK), PFSTS | PFACK, "a reply was lost");
             if !self.wild {
                 assert_eq!(self.life.bench.read32(VMBMEM), reply, "the reply");
