@@ -329,10 +329,15 @@ impl World {
         u64::from(*self.reg(at + 4)) << 32 | u64::from(*self.reg(at) & !0x1f)
     }
 
+    /// Descriptors of a ring: its length in bytes has bits 19:7.
+    fn slots(&mut self, at: u32) -> u32 {
+        (*self.reg(at) & 0xf_ff80) / 16
+    }
+
     /// Runs a TX ring until it is empty, as QEMU does in the write of the tail.
     pub fn transmit(&mut self, q: u32) {
         let o = q * 0x100;
-        let (base, len) = (self.base(0x3800 + o), *self.reg(0x3808 + o) / 16);
+        let (base, len) = (self.base(0x3800 + o), self.slots(0x3808 + o));
         let mut frame = Vec::new();
         let mut first = None;
         while self.alive && !self.stalled && *self.reg(0x3828 + o) & ENABLE != 0 {
@@ -410,7 +415,7 @@ impl World {
                 .unwrap_or(0),
             _ => 0,
         };
-        let (base, len) = (self.base(0x2800 + o), *self.reg(0x2808 + o) / 16);
+        let (base, len) = (self.base(0x2800 + o), self.slots(0x2808 + o));
         if !self.alive || *self.reg(0x2828 + o) & ENABLE == 0 {
             return false;
         }
