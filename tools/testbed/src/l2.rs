@@ -190,6 +190,11 @@ impl L2 {
             "info registers",
             "info lapic",
             "info pic",
+            // IER, LSR and IIR of the agent's serial port, and whether anybody listens.
+            "i /b 0x2f9",
+            "i /b 0x2fd",
+            "i /b 0x2fa",
+            "info chardev",
             "info registers",
             "info lapic",
             "x /160gx $rsp",

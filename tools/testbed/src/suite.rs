@@ -89,8 +89,8 @@ pub fn test(name: Option<&str>) -> Result<bool> {
                 logs,
             ));
         }
-        // A guest nested under TCG hangs now and then. What fails once is tried once more, in an L1 of its own, and is named
-        // at the end; a complaint of the kernel is final.
+        // Two cores that carry three machines are late now and then. What fails once is tried once more, in an L1 of its own,
+        // and is named at the end; a complaint of the kernel is final.
         let Some((
             Verdict {
                 name,
