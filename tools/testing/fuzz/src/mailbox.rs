@@ -147,6 +147,8 @@ impl Twins {
             Act::Write { index, val } => {
                 // The guest overwrites what it has not read, and the model takes its word for the PF's.
                 let unread = *self.bare.borrow_mut().reg(V2PMAILBOX) & PFSTS != 0;
+                // Or what the PF has not read, and the model repeats the message as it was sent.
+                self.wild |= self.bare.borrow().unanswered || self.overtaken;
                 self.apart |= unread;
                 self.wild |= unread;
                 // Without CTS it tells of a reset, which clears counters.
