@@ -7,17 +7,18 @@ CARGO := $(ENTER) env -C tools cargo
 BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
 # KERNEL=stock|full|debug is what L1 runs and modules are built for. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
-# M=regex chooses mutants.
+# M=regex chooses mutants. S=60 are seconds of a fuzzer, N=100 migrations of a soak.
 export KERNEL ?= stock
 T ?=
 M ?=
 S ?= 60
+N ?= 100
 CMD ?=
 NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests check fuzz coverage mutants bench-model new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests soak check fuzz coverage mutants bench-model new-adapter clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ kunit: ## the suites that only the kernel can run, in L1 with the full kernel (o
 
 selftests: ## VFIO's own tests on a VF of ours, in L1 with the full kernel (or KERNEL=debug)
 	@$(MAKE) --no-print-directory test T=vfio_selftests KERNEL=$(if $(filter debug,$(KERNEL)),debug,full)
+
+soak: modules bed ## migrate a guest to and fro until N migrations are done (100) or one fails; goes on where the last one stopped
+	@$(BED) soak '$(N)'
 
 check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks

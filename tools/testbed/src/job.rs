@@ -15,6 +15,8 @@ pub enum Job {
     Shell(String),
     Demo,
     Scenarios(Vec<String>),
+    /// So many migrations.
+    Soak(u32),
 }
 
 #[derive(Serialize, Deserialize, Clone)]
@@ -39,8 +41,11 @@ pub fn outcome_file(share: &Path) -> PathBuf {
     share.join("outcome.json")
 }
 
+/// Whole or not at all: a reader may come at any time, and a writer may be killed.
 pub fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    fs::write(path, serde_json::to_vec_pretty(value)?)
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec_pretty(value)?)
+        .and_then(|()| fs::rename(&new, path))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use crate::job::{self, Job, Outcome};
 use crate::kernel;
 
-const BUILD: &str = "/build";
+pub const BUILD: &str = "/build";
 /// What guests start from: always the stock kernel's.
 pub const GUEST_IMAGES: &str = "/src/images";
 /// Console lines worth a place on the user's screen; all are in the log.
@@ -93,6 +93,12 @@ pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
     bar.set_message("booting L1");
     bar.enable_steady_tick(Duration::from_millis(250));
 
+    if is_emulated() && !Path::new(EMULATOR).exists() {
+        say(
+            &bar,
+            "bed: the root has no QEMU of its own: guests will hang now and then",
+        );
+    }
     let mut qemu = start_qemu(&folder)?;
     let stdout = qemu.stdout.take().context("QEMU has no stdout")?;
     let screen = bar.clone();
@@ -231,19 +237,24 @@ fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
 /// The QEMU that `tools/root/make-qemu` builds: what it mends in emulated SVM stops guests otherwise.
 const EMULATOR: &str = "/usr/local/lib/semiassign/qemu-system-x86_64";
 
-/// QEMU with its accelerator. /dev/kvm alone proves nothing: L1 needs virtualisation that it can pass on.
-fn machine() -> Command {
+/// Whether L1's processor has to be emulated. /dev/kvm alone proves nothing: L1 needs virtualisation that it can pass on.
+fn is_emulated() -> bool {
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let nested = flags
         .split_whitespace()
         .any(|flag| flag == "svm" || flag == "vmx");
-    let mut qemu = Command::new("qemu-system-x86_64");
-    if nested && Path::new("/dev/kvm").exists() && std::env::var_os("SEMIASSIGN_TCG").is_none() {
+    !nested || !Path::new("/dev/kvm").exists() || std::env::var_os("SEMIASSIGN_TCG").is_some()
+}
+
+/// QEMU with its accelerator.
+fn machine() -> Command {
+    if !is_emulated() {
+        let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-accel", "kvm", "-cpu", "host"]);
         return qemu;
     }
-    if Path::new(EMULATOR).exists() {
-        qemu = Command::new(EMULATOR);
+    let mut qemu = if Path::new(EMULATOR).exists() {
+        let mut qemu = Command::new(EMULATOR);
         for firmware in [
             "/usr/share/qemu",
             "/usr/share/seabios",
@@ -251,9 +262,10 @@ fn machine() -> Command {
         ] {
             qemu.args(["-L", firmware]);
         }
+        qemu
     } else {
-        println!("bed: the root has no {EMULATOR}: guests will hang now and then");
-    }
+        Command::new("qemu-system-x86_64")
+    };
     qemu.args(["-accel", "tcg,thread=multi"])
         .args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
     qemu

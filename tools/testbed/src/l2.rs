@@ -178,11 +178,6 @@ impl L2 {
         ready.with_context(|| format!("{}: {}", self.name, self.last_words()))
     }
 
-    /// Whether the guest's init has begun, and with it anything that touches the VF's registers.
-    pub fn has_init(&self) -> bool {
-        fs::read_to_string(self.file("console.log")).is_ok_and(|text| text.contains("guest is up"))
-    }
-
     /// Where a guest hangs: its registers and interrupt controllers, and its stack. The addresses are those of System.map.
     fn note_registers(&mut self) {
         let mut all = String::new();

@@ -17,6 +17,7 @@ mod namespace;
 mod ping;
 mod qmp;
 mod scenario;
+mod soak;
 mod status;
 mod stream;
 mod suite;
@@ -54,6 +55,8 @@ enum Command {
     /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between; "core" is
     /// the name of the core ones
     Test { name: Option<String> },
+    /// Migrate a guest to and fro COUNT times in all; what was done before counts
+    Soak { count: u32 },
     /// List the end-to-end scenarios
     List,
     /// The init of L1
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
             Command::L1 { script, timeout } => l1::run_script(&script, timeout),
             Command::Demo => suite::demo(),
             Command::Test { name } => suite::test(name.as_deref()),
+            Command::Soak { count } => soak::soak(count),
             Command::List => {
                 scenario::ALL.iter().for_each(|s| {
                     println!(

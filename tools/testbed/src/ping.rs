@@ -115,6 +115,18 @@ impl Pinger {
         .with_context(|| format!("at best {best} of {WINDOW} pings were answered"))
     }
 
+    /// Sums up the pings sent since then, but for those of the last second, whose answers may be under way.
+    pub fn summary_since(&self, from_ns: u64) -> Result<Summary> {
+        let due = clock::now_ns().saturating_sub(1_000_000_000);
+        let pings = self
+            .pings
+            .lock()
+            .map_err(|_| anyhow!("the pinger panicked"))?;
+        let first = pings.partition_point(|p| p.sent_ns < from_ns);
+        let end = pings.partition_point(|p| p.sent_ns < due);
+        Ok(sum_up(pings.get(first..end).unwrap_or_default()))
+    }
+
     /// A line for each ping, for whoever looks into a loss: when it was sent (ms), and how long it took.
     pub fn log(&self) -> String {
         let Ok(pings) = self.pings.lock() else {

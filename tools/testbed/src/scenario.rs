@@ -15,6 +15,7 @@ mod mappings;
 mod network;
 mod races;
 mod selftests;
+mod soak;
 mod stream;
 mod tracking;
 mod vmm_bed;
@@ -104,12 +105,20 @@ const DEMO: Scenario = Scenario {
     run: demo::demo,
 };
 
+const SOAK: Scenario = Scenario {
+    name: "soak",
+    about: "",
+    core: false,
+    run: soak::soak,
+};
+
 /// Runs scenarios in this L1 until one fails: after a failure the machine is no fair ground for the next.
 pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
     let host = Host::boot()?;
     let mut outcome = Outcome::default();
     for (number, name) in names.iter().enumerate() {
-        let scenario = std::iter::once(&DEMO)
+        let scenario = [DEMO, SOAK]
+            .iter()
             .chain(ALL)
             .find(|s| s.name == name)
             .with_context(|| format!("no scenario {name}"))?;

@@ -84,16 +84,6 @@ impl<'a> Bed<'a> {
         namespace::run("ip neigh flush all")?;
         println!("@progress {}: guest boots", self.name());
         let mut guest = L2::start(&self.folder, "source", vf, options)?;
-        let Err(hung) = guest.wait_booted() else {
-            return Ok(guest);
-        };
-        if guest.has_init() {
-            return Err(hung);
-        }
-        // Nested under TCG a kernel hangs now and then long before it has loaded a driver. Once is bad luck.
-        println!("    the guest's kernel hung before its init, see source-registers.log: booting it again");
-        drop(guest);
-        let mut guest = L2::start(&self.folder, "source-again", vf, options)?;
         guest.wait_booted()?;
         Ok(guest)
     }

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Many migrations in a row, in legs of a life of L1 each. What is done is kept, so that a soak that was interrupted goes on.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::job::{self, Job};
+use crate::kernel;
+use crate::l1::{boot, host_path, BUILD};
+
+/// Migrations of a leg: enough to see memory go, few enough to start anew often.
+const LEG: u32 = 50;
+/// A migration takes about 7 s, and has to take less than this.
+const LIMIT_EACH: Duration = Duration::from_secs(60);
+const LIMIT_BOOT: Duration = Duration::from_secs(300);
+
+/// One of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Migration {
+    pub downtime_ms: u64,
+    /// The longest time between two answers to pings, which are 10 ms apart.
+    pub gap_ms: u64,
+    pub lost: u64,
+    pub device_bytes: u64,
+    /// What L1's kernel had for itself afterwards.
+    pub kernel_kib: u64,
+}
+
+impl Migration {
+    pub fn file(share: &Path) -> PathBuf {
+        share.join("migrations.json")
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Soak {
+    legs: Vec<Vec<Migration>>,
+    /// The leg that runs, or was interrupted: how many it was to do.
+    running: Option<u32>,
+    failure: Option<String>,
+}
+
+/// Goes on until `count` migrations are done or one fails.
+pub fn soak(count: u32) -> Result<bool> {
+    let name = format!("soak-{}", kernel::release());
+    let file = Path::new(BUILD).join(format!("{name}.json"));
+    let share = Path::new(BUILD).join("run").join(&name);
+    let mut soak: Soak = if file.exists() {
+        job::load(&file).context("delete it to begin anew")?
+    } else {
+        Soak::default()
+    };
+    if soak.running.take().is_some() {
+        println!("soak: the last leg was interrupted; what it had done counts");
+        soak.legs.push(migrations(&share));
+        job::save(&file, &soak)?;
+    }
+    loop {
+        let done: usize = soak.legs.iter().map(Vec::len).sum();
+        println!("soak: {done} of {count} migrations");
+        soak.print();
+        if let Some(failure) = &soak.failure {
+            println!(
+                "soak: FAILED: {failure}\nsoak: delete {} to begin anew",
+                host_path(&file)
+            );
+            return Ok(false);
+        }
+        let left = count.saturating_sub(done as u32);
+        if left == 0 {
+            return Ok(true);
+        }
+        let leg = left.min(LEG);
+        soak.running = Some(leg);
+        job::save(&file, &soak)?;
+        let run = boot(
+            &name,
+            &Job::Soak(leg),
+            (LIMIT_BOOT + LIMIT_EACH * leg) * kernel::patience(),
+        )?;
+        soak.running = None;
+        let done = migrations(&run.folder);
+        let why = match run.outcome.verdicts.first() {
+            None => Some("L1 ended or hung in it".to_owned()),
+            Some(verdict) if verdict.failure.is_some() => verdict.failure.clone(),
+            Some(_) if done.len() != leg as usize => Some(format!(
+                "passed, and noted {} of {leg} migrations",
+                done.len()
+            )),
+            Some(_) => None,
+        };
+        soak.failure = run
+            .fatal
+            .first()
+            .cloned()
+            .or(why)
+            .map(|why| format!("{why}; logs: {}", host_path(&run.folder)));
+        soak.legs.push(done);
+        job::save(&file, &soak)?;
+    }
+}
+
+fn migrations(share: &Path) -> Vec<Migration> {
+    job::load(&Migration::file(share)).unwrap_or_default()
+}
+
+impl Soak {
+    fn print(&self) {
+        let row = |what: &str, unit: &str, of: fn(&Migration) -> u64| {
+            let mut values: Vec<u64> = self.legs.iter().flatten().map(of).collect();
+            values.sort_unstable();
+            if let [.., max] = values.as_slice() {
+                let (p50, p99) = (percentile(&values, 50), percentile(&values, 99));
+                println!("  {what:<14} p50 {p50}, p99 {p99}, max {max} {unit}");
+            }
+        };
+        row("downtime", "ms", |m| m.downtime_ms);
+        row("longest gap", "ms", |m| m.gap_ms);
+        row("pings lost", "", |m| m.lost);
+        row("device state", "bytes", |m| m.device_bytes);
+        // Without a leg's first migrations: caches fill.
+        for (number, leg) in self.legs.iter().enumerate() {
+            if let [_, _, third, .., last] = leg.as_slice() {
+                println!(
+                    "  leg {:<3} {:>3} migrations, kernel memory {} KiB after the third, {} KiB after the last",
+                    number + 1,
+                    leg.len(),
+                    third.kernel_kib,
+                    last.kernel_kib
+                );
+            }
+        }
+    }
+}
+
+/// By nearest rank; of sorted values, 0 of none.
+fn percentile(sorted: &[u64], percent: usize) -> u64 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_value_of_its_rank() {
+        let hundred: Vec<u64> = (1..=100).collect();
+        assert_eq!(
+            [1, 50, 99, 100].map(|p| percentile(&hundred, p)),
+            [1, 50, 99, 100]
+        );
+        assert_eq!([50, 99].map(|p| percentile(&[7], p)), [7, 7]);
+        assert_eq!(percentile(&[], 50), 0);
+    }
+}
