@@ -13,6 +13,7 @@ T ?=
 M ?=
 S ?= 60
 N ?= 100
+CANCEL ?=
 CMD ?=
 NAME ?=
 # As typed: make must not expand the shell's own dollars.
@@ -54,8 +55,8 @@ kunit: ## the suites that only the kernel can run, in L1 with the full kernel (o
 selftests: ## VFIO's own tests on a VF of ours, in L1 with the full kernel (or KERNEL=debug)
 	@$(MAKE) --no-print-directory test T=vfio_selftests KERNEL=$(if $(filter debug,$(KERNEL)),debug,full)
 
-soak: modules bed ## migrate a guest to and fro until N migrations are done (100) or one fails; goes on where the last one stopped
-	@$(BED) soak '$(N)'
+soak: modules bed ## migrate a guest to and fro until N migrations are done (100) or one fails; goes on where the last one stopped; CANCEL=1 cancels each at a random time
+	@$(BED) soak '$(N)' $(if $(CANCEL),--cancel)
 
 check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks

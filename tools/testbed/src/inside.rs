@@ -100,7 +100,7 @@ fn work() -> Result<()> {
         }
         Job::Demo => scenario::run_in_l1(&["demo".to_owned()], share),
         Job::Scenarios(names) => scenario::run_in_l1(&names, share),
-        Job::Soak(_) => scenario::run_in_l1(&["soak".to_owned()], share),
+        Job::Soak { .. } => scenario::run_in_l1(&["soak".to_owned()], share),
     }
 }
 

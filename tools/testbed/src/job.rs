@@ -15,8 +15,11 @@ pub enum Job {
     Shell(String),
     Demo,
     Scenarios(Vec<String>),
-    /// So many migrations.
-    Soak(u32),
+    /// So many migrations, each to be cancelled at a random time or none.
+    Soak {
+        count: u32,
+        cancel: bool,
+    },
 }
 
 #[derive(Serialize, Deserialize, Clone)]

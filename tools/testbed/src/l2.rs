@@ -2,13 +2,11 @@
 //! L2, the guest: stock QEMU started as a user would, with one VF, watched over QMP and the guest's agent.
 
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
-use nix::libc;
 use serde_json::{json, Value};
 
 use crate::agent::Agent;
@@ -53,6 +51,8 @@ pub struct L2 {
     pub agent: Agent,
     folder: PathBuf,
     process: Child,
+    /// Somebody wanted it to end.
+    ends: bool,
 }
 
 impl L2 {
@@ -162,6 +162,7 @@ impl L2 {
                 agent: Agent::new(&agent),
                 folder: folder.to_owned(),
                 process,
+                ends: false,
             }),
             Err(error) => {
                 end(process);
@@ -227,6 +228,7 @@ impl L2 {
 
     /// Ends QEMU and waits, so that its VF is free for the next one.
     pub fn quit(mut self) -> Result<()> {
+        self.ends = true;
         let _ = self.cmd("quit");
         wait_for("QEMU to end", Duration::from_secs(60), || {
             Ok(self.process.try_wait()?)
@@ -236,6 +238,7 @@ impl L2 {
 
     /// SIGKILL, as the OOM killer would.
     pub fn kill(mut self) -> Result<()> {
+        self.ends = true;
         self.process.kill()?;
         self.process.wait()?;
         Ok(())
@@ -247,8 +250,7 @@ impl Drop for L2 {
         // For a scenario that failed: whether its guest was alive, or how it ended.
         match self.process.try_wait() {
             Ok(None) => self.note_registers(),
-            // Killed is what `kill` does to it.
-            Ok(Some(status)) if !status.success() && status.signal() != Some(libc::SIGKILL) => {
+            Ok(Some(status)) if !status.success() && !self.ends => {
                 println!("{}: QEMU had ended with {status}", self.name);
             }
             _ => {}

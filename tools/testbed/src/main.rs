@@ -56,7 +56,12 @@ enum Command {
     /// the name of the core ones
     Test { name: Option<String> },
     /// Migrate a guest to and fro COUNT times in all; what was done before counts
-    Soak { count: u32 },
+    Soak {
+        count: u32,
+        /// Cancel each migration at a random time
+        #[arg(long)]
+        cancel: bool,
+    },
     /// List the end-to-end scenarios
     List,
     /// The init of L1
@@ -77,7 +82,7 @@ fn main() -> ExitCode {
             Command::L1 { script, timeout } => l1::run_script(&script, timeout),
             Command::Demo => suite::demo(),
             Command::Test { name } => suite::test(name.as_deref()),
-            Command::Soak { count } => soak::soak(count),
+            Command::Soak { count, cancel } => soak::soak(count, cancel),
             Command::List => {
                 scenario::ALL.iter().for_each(|s| {
                     println!(

@@ -20,6 +20,8 @@ const LIMIT_BOOT: Duration = Duration::from_secs(300);
 /// One of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Migration {
+    /// How it ended: completed, or cancelled.
+    pub status: String,
     pub downtime_ms: u64,
     /// The longest time between two answers to pings, which are 10 ms apart.
     pub gap_ms: u64,
@@ -43,9 +45,10 @@ struct Soak {
     failure: Option<String>,
 }
 
-/// Goes on until `count` migrations are done or one fails.
-pub fn soak(count: u32) -> Result<bool> {
-    let name = format!("soak-{}", kernel::release());
+/// Goes on until `count` migrations are done, or cancelled, or one fails.
+pub fn soak(count: u32, cancel: bool) -> Result<bool> {
+    let kind = if cancel { "cancels" } else { "soak" };
+    let name = format!("{kind}-{}", kernel::release());
     let file = Path::new(BUILD).join(format!("{name}.json"));
     let share = Path::new(BUILD).join("run").join(&name);
     let mut soak: Soak = if file.exists() {
@@ -60,7 +63,15 @@ pub fn soak(count: u32) -> Result<bool> {
     }
     loop {
         let done: usize = soak.legs.iter().map(Vec::len).sum();
-        println!("soak: {done} of {count} migrations");
+        let cancelled = soak
+            .legs
+            .iter()
+            .flatten()
+            .filter(|m| m.status == "cancelled");
+        println!(
+            "soak: {done} of {count} migrations, {} of them cancelled",
+            cancelled.count()
+        );
         soak.print();
         if let Some(failure) = &soak.failure {
             println!(
@@ -78,7 +89,7 @@ pub fn soak(count: u32) -> Result<bool> {
         job::save(&file, &soak)?;
         let run = boot(
             &name,
-            &Job::Soak(leg),
+            &Job::Soak { count: leg, cancel },
             (LIMIT_BOOT + LIMIT_EACH * leg) * kernel::patience(),
         )?;
         soak.running = None;

@@ -1,49 +1,71 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A leg of a soak: one guest that migrates to and fro, under pings and a TCP stream, and the figures of each migration.
+//! A leg of a soak: one guest that migrates to and fro, or nearly, under pings and a TCP stream, and the figures of each
+//! migration.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 
 use super::bed::{require_narrow, Bed, Traffic, SOON};
-use crate::clock;
 use crate::job::{self, Job, SHARE};
-use crate::l2::Options;
+use crate::l2::{Options, L2};
+use crate::migration::{self, Report};
 use crate::soak::Migration;
 use crate::status::{self, Status};
+use crate::vmm::Random;
+use crate::{clock, kernel};
+
+/// A migration of an idle bed ends after some 3 s: most are cancelled before.
+const LATEST_CANCEL_MS: usize = 3000;
 
 pub fn soak(bed: &Bed) -> Result<()> {
-    let Job::Soak(count) = job::load(&job::job_file(Path::new(SHARE)))? else {
+    let Job::Soak { count, cancel } = job::load(&job::job_file(Path::new(SHARE)))? else {
         bail!("L1 was not asked for a soak");
     };
     let vfs = bed.pinned_vfs()?;
     let mut guest = bed.source(&vfs.a, &Options::default())?;
     let traffic = Traffic::start(bed)?;
+    let mut random = Random::new(clock::now_ns());
     let mut done = Vec::new();
-    for number in 0..count {
+    for _ in 0..count {
         // The files of the last but one are written over.
-        let (name, vf) = if number % 2 == 0 {
+        let (name, vf) = if guest.vf == vfs.a {
             ("destination", &vfs.b)
         } else {
             ("source", &vfs.a)
         };
         let mut next = bed.destination_named(name, vf, &Options::default())?;
         let from = clock::now_ns();
-        let report = bed.migrate(&mut guest, &mut next)?;
-        require_narrow(&report)?;
-        let arrived = status::wait_mode(vf, "assigned", SOON)?;
+        let report = if cancel {
+            let after = Duration::from_millis(random.below(LATEST_CANCEL_MS) as u64);
+            migrate_and_cancel(&mut guest, &mut next, after * kernel::patience())?
+        } else {
+            bed.migrate(&mut guest, &mut next)?
+        };
+        let status = if report.status == "completed" {
+            require_narrow(&report)?;
+            status::wait_mode(&next.vf, "assigned", SOON)?
+        } else {
+            status::wait_mode(&guest.vf, "assigned", SOON)?
+        };
         traffic.require()?;
-        for status in [Status::read(&guest.vf)?, arrived] {
+        for status in [Status::read(&guest.vf)?, status] {
             ensure!(
                 status.number("direct_while_tracking")? == 0,
                 "direct DMA while tracking"
             );
         }
-        guest.quit()?;
-        guest = next;
+        if report.status == "completed" {
+            guest.quit()?;
+            guest = next;
+        } else {
+            next.kill()?;
+        }
         let pings = traffic.pinger.summary_since(from)?;
         done.push(Migration {
+            status: report.status,
             downtime_ms: report.downtime_ms,
             gap_ms: pings.longest_gap.as_millis() as u64,
             lost: pings.lost as u64,
@@ -54,6 +76,21 @@ pub fn soak(bed: &Bed) -> Result<()> {
         job::save(&Migration::file(Path::new(SHARE)), &done)?;
     }
     traffic.finish().map(drop)
+}
+
+/// Cancels a migration `after` it was begun: where that is too late, it completes.
+fn migrate_and_cancel(source: &mut L2, destination: &mut L2, after: Duration) -> Result<Report> {
+    let uri = migration::connect(source, destination)?;
+    migration::start(source, &uri)?;
+    std::thread::sleep(after);
+    source.cmd("migrate_cancel")?;
+    let report = migration::wait(source)?;
+    match report.status.as_str() {
+        "cancelled" => migration::wait_running(source)?,
+        "completed" => migration::wait_running(destination)?,
+        status => bail!("cancelled after {after:?}, and {status}: {}", report.error),
+    }
+    Ok(report)
 }
 
 /// Memory that is neither free nor a process's nor a cache's: slabs, stacks, page tables, and pages that drivers took.

@@ -172,7 +172,11 @@ impl Twins {
             Act::Up => self.driver.up(&mut self.life.bench, How(0)),
             // A PF that is down does nothing.
             Act::Ping | Act::Silent { .. } | Act::Answer if self.down => {}
-            Act::Ping => self.both(World::ping),
+            Act::Ping => {
+                // It takes the place of the message that the PF has not read, and the model repeats that.
+                self.wild |= self.bare.borrow().unanswered;
+                self.both(World::ping);
+            }
             Act::Silent { on } => self.both(|world| world.silent = on),
             Act::Answer => self.both(World::answer),
             Act::Refuse { on } => {
