@@ -17,8 +17,8 @@ use crate::status::{self, Status};
 use crate::vmm::Random;
 use crate::{clock, kernel};
 
-/// A migration of an idle bed ends after some 3 s: most are cancelled before.
-const LATEST_CANCEL_MS: usize = 3000;
+/// Half of all migrations of an idle bed take longer than this.
+const LATEST_CANCEL_MS: usize = 1600;
 
 pub fn soak(bed: &Bed) -> Result<()> {
     let Job::Soak { count, cancel } = job::load(&job::job_file(Path::new(SHARE)))? else {
