@@ -120,22 +120,10 @@ fn sh(script: &str) -> (i32, String) {
             let text = [output.stdout, output.stderr].concat();
             let mut text = String::from_utf8_lossy(&text).into_owned();
             if let Some(signal) = output.status.signal() {
-                // Nothing here kills a shell: the kernel did, and its log says where.
-                text += &format!("killed by signal {signal}\n{}", kernel_log());
+                text += &format!("killed by signal {signal}");
             }
             (output.status.code().unwrap_or(-1), text)
         }
         Err(error) => (-1, error.to_string()),
-    }
-}
-
-fn kernel_log() -> String {
-    match Command::new("/bin/busybox").arg("dmesg").output() {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let first = text.lines().count().saturating_sub(20);
-            text.lines().skip(first).collect::<Vec<_>>().join("\n")
-        }
-        Err(error) => format!("no kernel log: {error}"),
     }
 }

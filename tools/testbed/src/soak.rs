@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Many migrations in a row, in legs of a life of L1 each. What is done is kept, so that a soak that was interrupted goes on.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,8 +42,8 @@ impl Migration {
 #[derive(Default, Serialize, Deserialize)]
 struct Soak {
     legs: Vec<Vec<Migration>>,
-    /// The leg that runs, or was interrupted: how many it was to do.
-    running: Option<u32>,
+    /// A leg runs, or was interrupted.
+    running: bool,
     failure: Option<String>,
 }
 
@@ -56,7 +58,7 @@ pub fn soak(count: u32, cancel: bool) -> Result<bool> {
     } else {
         Soak::default()
     };
-    if soak.running.take().is_some() {
+    if std::mem::take(&mut soak.running) {
         println!("soak: the last leg was interrupted; what it had done counts");
         soak.legs.push(migrations(&share));
         job::save(&file, &soak)?;
@@ -85,14 +87,18 @@ pub fn soak(count: u32, cancel: bool) -> Result<bool> {
             return Ok(true);
         }
         let leg = left.min(LEG);
-        soak.running = Some(leg);
+        // Or one that is interrupted before it begins would count what another has done.
+        match fs::remove_file(Migration::file(&share)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => soak.running = true,
+        }
         job::save(&file, &soak)?;
         let run = boot(
             &name,
             &Job::Soak { count: leg, cancel },
             (LIMIT_BOOT + LIMIT_EACH * leg) * kernel::patience(),
         )?;
-        soak.running = None;
+        soak.running = false;
         let done = migrations(&run.folder);
         let why = match run.outcome.verdicts.first() {
             None => Some("L1 ended or hung in it".to_owned()),

@@ -262,11 +262,17 @@ pub fn require_ping(ip: &str, size: usize) -> Result<()> {
 /// A VF that nobody migrates is assigned, and no untracked DMA happened on the way there.
 pub fn require_assigned(vf: &str) -> Result<Status> {
     let status = status::wait_mode(vf, "assigned", SOON)?;
+    require_tracked(vf, &status)?;
+    Ok(status)
+}
+
+/// Nobody has tracked the VF while its DMA was the device's.
+pub fn require_tracked(vf: &str, status: &Status) -> Result<()> {
     ensure!(
         status.number("direct_while_tracking")? == 0,
         "{vf}: direct DMA while it was tracked"
     );
-    Ok(status)
+    Ok(())
 }
 
 /// Percent of the guest's RAM.
