@@ -256,10 +256,14 @@ impl Adapter for Igbvf {
     fn check_migratable(&self, regs: &mut dyn Registers) -> Result<(), &'static str> {
         self.control.check()?;
         for q in 0..QUEUES {
-            if regs.read32(nth(regs::RXDCTL, q)) & ENABLE != 0 {
+            // A PF's reset leaves queue 0 enabled, and without a ring: the format of no ring matters to nobody.
+            let has_ring = |regs: &mut dyn Registers, control, len| {
+                regs.read32(nth(control, q)) & ENABLE != 0 && regs.read32(nth(len, q)) != 0
+            };
+            if has_ring(regs, regs::RXDCTL, regs::RDLEN) {
                 setup::check_format(regs.read32(nth(regs::SRRCTL, q)))?;
             }
-            if regs.read32(nth(regs::TXDCTL, q)) & ENABLE != 0 {
+            if has_ring(regs, regs::TXDCTL, regs::TDLEN) {
                 setup::check_write_back(regs.read32(nth(regs::TDWBAL, q)))?;
             }
         }
@@ -450,19 +454,27 @@ impl Adapter for Igbvf {
     }
 
     fn replay_control(&mut self, hw: &mut dyn Hardware) -> Result<(), Refused> {
+        let was_reset = mailbox::was_reset(hw);
+        if was_reset {
+            // It has forgotten what it was asked for with the first part of the image.
+            self.repeated = Repeated::No;
+        }
         // Only once: whoever asks again has a reason.
         match core::mem::replace(&mut self.repeated, Repeated::No) {
-            Repeated::No => self.repeat_all(hw),
-            Repeated::All => {
-                self.mailbox.restore(hw);
-                Ok(())
-            }
+            Repeated::No => self.repeat_all(hw)?,
+            Repeated::All => self.mailbox.restore(hw),
             Repeated::AllButMac => {
                 self.control.replay_mac(hw)?;
                 self.mailbox.restore(hw);
-                Ok(())
             }
         }
+        if was_reset {
+            // And these were wiped.
+            self.interrupts.write(hw);
+            hw.write32(regs::PSRTYPE, self.psrtype);
+            self.statistics.rebase(hw);
+        }
+        Ok(())
     }
 
     fn save_state(

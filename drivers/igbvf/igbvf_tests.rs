@@ -51,18 +51,20 @@ fn any_queue_that_is_enabled_makes_the_guest_active() {
 }
 
 #[test]
-fn only_a_queue_that_is_enabled_keeps_its_guest_from_migrating() {
+fn only_a_queue_that_is_enabled_and_has_a_ring_keeps_its_guest_from_migrating() {
     for q in 0..QUEUES {
-        for (dctl, at, bad) in [
-            (regs::RXDCTL, regs::SRRCTL, 0),
-            (regs::TXDCTL, regs::TDWBAL, regs::WB_ON_EITR),
+        for (dctl, len, at, bad) in [
+            (regs::RXDCTL, regs::RDLEN, regs::SRRCTL, 0),
+            (regs::TXDCTL, regs::TDLEN, regs::TDWBAL, regs::WB_ON_EITR),
         ] {
-            let mut rig = Rig::new();
-            rig.page.write32(nth(at, q), bad);
-            rig.page.write32(nth(dctl, q), !ENABLE);
-            assert_eq!(rig.model.check_migratable(&mut rig.page), Ok(()));
-            rig.page.write32(nth(dctl, q), ENABLE);
-            assert!(rig.model.check_migratable(&mut rig.page).is_err());
+            for (control, bytes) in [(!ENABLE, 0x400), (ENABLE, 0), (ENABLE, 0x400)] {
+                let mut rig = Rig::new();
+                rig.page.write32(nth(at, q), bad);
+                rig.page.write32(nth(dctl, q), control);
+                rig.page.write32(nth(len, q), bytes);
+                let may = rig.model.check_migratable(&mut rig.page).is_ok();
+                assert_eq!(may, control != ENABLE || bytes == 0);
+            }
         }
     }
 }

@@ -284,6 +284,12 @@ pub(crate) fn wait_for_pf(hw: &mut dyn Hardware) -> Result<(), Refused> {
     Err(PF_AWAY)
 }
 
+/// Whether the PF was reset since this was asked last. Bits that a read clears are lost: before an image is complete,
+/// what this VF's PF has to say is none of its guest's.
+pub(crate) fn was_reset(hw: &mut dyn Hardware) -> bool {
+    hw.read32(V2PMAILBOX) & (RSTI | RSTD) != 0
+}
+
 /// Sends a message of our own: the reply.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! Page 0: the mailbox, resets, and what the guest sees of them.
 
 use model::adapter::Adapter;
+use model::image::Tag;
 use model::mock::Random;
 
 use crate::flow::{frame, machine, Flow};
@@ -300,6 +301,42 @@ fn what_cannot_be_emulated_is_named() {
         .check_migratable(&mut hw)
         .unwrap_err()
         .contains("throttle"));
+}
+
+#[test]
+fn a_queue_without_a_ring_keeps_nobody_from_migrating() {
+    // Queue 0 is enabled then, with the format of old.
+    let m = Machine::new();
+    m.world.borrow_mut().pf_reset();
+    assert_eq!(m.model.check_migratable(&mut m.hw()), Ok(()));
+}
+
+#[test]
+fn a_reset_of_the_pf_between_two_parts_of_an_image_is_undone_at_its_end() {
+    for late in [Tag::State, Tag::End] {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();
+        m.capture();
+        m.with(|model, io| model.stop(io)).unwrap();
+        let image = m.save();
+        let world = m.world.borrow();
+        let mut to = Machine::with_memory(world.memory.clone());
+        to.restore_while(&image, |tag, world| {
+            if tag == late {
+                world.pf_reset();
+            }
+        })
+        .unwrap();
+        assert_eq!(to.world.borrow().filters, world.filters);
+        assert_eq!(to.world.borrow().regs[0x1700 / 4], 0x8081_8081);
+        to.resume(true);
+        let announced = to.world.borrow().wire.len();
+        g.send(&mut to, &frame(0, 60), Cut::default());
+        to.poll();
+        assert_eq!(to.world.borrow().wire.len(), announced + 1);
+        assert_eq!(to.model.counters().repaired, 0);
+        assert!(g.link_check(&mut to));
+    }
 }
 
 #[test]

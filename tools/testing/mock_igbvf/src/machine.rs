@@ -210,6 +210,15 @@ impl Machine {
 
     /// Takes over an image, as a VF that has just been reset.
     pub fn restore(&mut self, image: &[u8]) -> Result<(), Refused> {
+        self.restore_while(image, |_, _| {})
+    }
+
+    /// The same, while something happens before each of its parts.
+    pub fn restore_while(
+        &mut self,
+        image: &[u8],
+        mut happen: impl FnMut(Tag, &mut World),
+    ) -> Result<(), Refused> {
         let mut hw = self.hw();
         let mut mirror = Shared(self.world.clone());
         if !self.captured {
@@ -230,6 +239,7 @@ impl Machine {
                     consumed,
                 } => {
                     let mut r = model::image::Reader::new(&have[start..end]);
+                    happen(tag, &mut self.world.borrow_mut());
                     match tag {
                         Tag::Control => self.model.load_control(&mut r, &mut hw)?,
                         Tag::State => self.model.load_state(&mut r, &mut hw, &mut self.page)?,
