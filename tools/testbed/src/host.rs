@@ -92,6 +92,23 @@ impl Host {
         Ok(())
     }
 
+    /// Binds a PF to its driver again, and makes it as [`boot`](Self::boot) left it.
+    pub fn rebind_pf(&self, bdf: &str) -> Result<()> {
+        write("/sys/bus/pci/drivers/igb/bind", bdf)?;
+        let what = format!("the netdev of {bdf}");
+        let netdev = wait_for(&what, Duration::from_secs(30), || {
+            only_entry(device(bdf).join("net"))
+        })?;
+        anyhow::ensure!(
+            self.pfs
+                .iter()
+                .any(|pf| pf.bdf == bdf && pf.netdev == netdev),
+            "{bdf} is {netdev} now"
+        );
+        run(&format!("ip link set {netdev} up"))?;
+        write(device(bdf).join("sriov_drivers_autoprobe"), "0")
+    }
+
     /// The administrator of the PF pins the MAC of a VF.
     pub fn pin_mac(&self, pf: usize, vf: usize, mac: &str) -> Result<()> {
         run(&format!(

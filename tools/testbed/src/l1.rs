@@ -314,6 +314,17 @@ fn start_qemu(folder: &Path) -> Result<Child> {
         "-serial",
         "chardev:words",
     ])
+    // L1 has the monitor of its own machine, to pull cables.
+    .args([
+        "-chardev",
+        &format!("socket,id=monitor,path={BUILD}/l1-monitor,server=on,wait=off"),
+    ])
+    .args(["-mon", "chardev=monitor,mode=control"])
+    .args([
+        "-chardev",
+        &format!("socket,id=to-monitor,path={BUILD}/l1-monitor"),
+    ])
+    .args(["-serial", "chardev:to-monitor"])
     .args([
         "-fsdev",
         "local,id=root,path=/export,security_model=none,readonly=on,multidevs=remap",

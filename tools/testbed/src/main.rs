@@ -11,6 +11,7 @@ mod job;
 mod kernel;
 mod l1;
 mod l2;
+mod machine;
 mod migration;
 mod mmio;
 mod namespace;

@@ -2,7 +2,9 @@
 //! A QMP client for one machine. The `qapi` crate parses events into closed enums and fails on states that QEMU 11.1
 //! has and its schema lacks (`pre-copy-p2p-prepare`); here values stay JSON, and each event keeps the time it was sent.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
@@ -22,14 +24,19 @@ pub struct Event {
 }
 
 pub struct Qmp {
-    stream: UnixStream,
+    stream: File,
     replies: Receiver<Value>,
     events: Arc<Mutex<Vec<Event>>>,
+    last_id: u64,
 }
 
 impl Qmp {
     pub fn connect(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path)?;
+        Self::over(OwnedFd::from(UnixStream::connect(path)?).into())
+    }
+
+    /// Over whatever carries bytes both ways.
+    pub fn over(stream: File) -> Result<Self> {
         let reader = BufReader::new(stream.try_clone()?);
         let (sender, replies) = channel();
         let events = Arc::new(Mutex::new(Vec::new()));
@@ -53,28 +60,37 @@ impl Qmp {
             stream,
             replies,
             events,
+            last_id: 0,
         };
-        qmp.replies
-            .recv_timeout(Duration::from_secs(30) * kernel::patience())
-            .context("no greeting from QEMU")?;
+        // Whatever a line has echoed so far is no command: this byte has QEMU forget it.
+        qmp.stream.write_all(b"\xff")?;
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
 
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let line = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{line}")
+        self.last_id += 1;
+        let line = json!({ "execute": command, "arguments": arguments, "id": self.last_id });
+        // In one piece: a monitor takes what comes when it comes.
+        self.stream
+            .write_all(format!("{line}\n").as_bytes())
             .with_context(|| format!("QEMU is gone before `{command}`"))?;
-        // A command may wait for the big lock behind a slow state change, but not for ever.
-        let reply = self
-            .replies
-            .recv_timeout(Duration::from_secs(120) * kernel::patience())
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => anyhow!("no answer to `{command}`"),
-                RecvTimeoutError::Disconnected => {
-                    anyhow!("QEMU ended instead of answering `{command}`")
-                }
-            })?;
+        let reply = loop {
+            // A command may wait for the big lock behind a slow state change, but not for ever.
+            let reply = self
+                .replies
+                .recv_timeout(Duration::from_secs(120) * kernel::patience())
+                .map_err(|error| match error {
+                    RecvTimeoutError::Timeout => anyhow!("no answer to `{command}`"),
+                    RecvTimeoutError::Disconnected => {
+                        anyhow!("QEMU ended instead of answering `{command}`")
+                    }
+                })?;
+            // Others are the greeting, and what it says to an echo.
+            if reply["id"] == self.last_id {
+                break reply;
+            }
+        };
         match (reply.get("return"), reply.get("error")) {
             (Some(value), _) => Ok(value.clone()),
             (_, Some(error)) => bail!(

@@ -7,6 +7,7 @@ mod basic;
 mod bed;
 mod control_page;
 mod demo;
+mod faults;
 mod garbage;
 mod interruptions;
 mod killed;
@@ -89,6 +90,14 @@ pub const ALL: &[Scenario] = scenarios! {
     walk::every_arc_from_every_state is core: "a random walk over states, files and resets",
     allocations::every_allocation_may_fail: "open, capture, save and resume without each of their allocations, where it can be made to fail",
     allocations::leaks_are_found: "the search for leaks that follows each scenario, where there is one, finds those of a module that leaks",
+    faults::cable_pulled_in_every_phase: "the PF's cable is pulled and plugged in again",
+    faults::pf_reset_in_every_phase: "the PF goes down and up, or gets another MTU",
+    faults::destination_pf_is_down: "the destination refuses what its PF does not answer",
+    faults::vf_reset_in_every_phase: "resets of the VF by its host, its VMM and its guest",
+    faults::guest_driver_in_every_phase: "the guest's driver is loaded again, or plays with the command register",
+    faults::cancelled_in_every_phase: "a migration is cancelled in each state that saves",
+    faults::module_stays_in_every_phase: "rmmod while the VF is open",
+    faults::vfs_go_in_every_phase: "VFs are removed, or their PF is unbound, while they are open",
     garbage::garbage_rings_hurt_only_their_queue: "rings, tails and descriptors that make no sense",
     selftests::vfio_selftests: "VFIO's own tests, before and after a capture, where they were built with the kernel",
     kunit::kunit_suites: "what only the kernel can test, where it has KUnit",

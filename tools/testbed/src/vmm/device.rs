@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::mman::{mmap, mmap_anonymous, mremap, munmap, MRemapFlags, MapFlags, ProtFlags};
 use vfio_bindings::bindings::vfio;
 
@@ -26,6 +27,7 @@ mod ioctl {
     }
 
     ioctl_readwrite_bad!(region_info, code(8), super::RegionInfo);
+    ioctl_readwrite_bad!(set_irqs, code(10), super::IrqSet);
     ioctl_none_bad!(reset, code(11));
     ioctl_readwrite_bad!(feature, code(17), vfio::vfio_device_feature);
 }
@@ -34,13 +36,40 @@ pub const BAR_BYTES: usize = 0x4000;
 /// What is not mapped: it traps.
 pub const CONTROL_PAGE: Range<usize> = 0..PAGE;
 const COMMAND: u64 = 4;
-const MEMORY_AND_MASTER: u16 = 6;
+// Bits of it.
+pub const MEMORY_SPACE: u16 = 1 << 1;
+pub const BUS_MASTER: u16 = 1 << 2;
+const CAPABILITIES: u64 = 0x34;
+const PCI_EXPRESS: u8 = 0x10;
+/// Of the PCI Express capability, and its bit for a function level reset.
+const DEVICE_CONTROL: u64 = 8;
+const FLR: u16 = 1 << 15;
 
 /// `vfio_region_info` with room for a sparse-mmap capability of a few areas.
 #[repr(C)]
 pub struct RegionInfo {
     info: vfio::vfio_region_info,
     caps: [u32; 64],
+}
+
+/// `vfio_irq_set` with one event.
+#[repr(C)]
+pub struct IrqSet {
+    irqs: vfio::vfio_irq_set,
+    event: i32,
+}
+
+/// The kernel's wish to have the device back.
+pub struct Requests(EventFd);
+
+impl Requests {
+    pub fn is_asked(&self) -> Result<bool> {
+        match self.0.read() {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// A feature and its payload.
@@ -106,13 +135,61 @@ impl Device {
 
     /// Memory decoding and bus mastering on, as a driver's probe does.
     pub fn enable(&self) -> Result<()> {
-        let mut command = [0; 2];
+        self.set_command(MEMORY_SPACE | BUS_MASTER, true)
+    }
+
+    /// Sets or clears bits of the command register.
+    pub fn set_command(&self, bits: u16, on: bool) -> Result<()> {
+        let command = self.read_config(COMMAND)?;
+        let command = if on { command | bits } else { command & !bits };
+        self.write_config(COMMAND, command)
+    }
+
+    /// A function level reset, as a guest asks for it.
+    pub fn flr(&self) -> Result<()> {
+        let mut at = self.read_config(CAPABILITIES)? & 0xfc;
+        // 48 capabilities fill a configuration space.
+        for _ in 0..48 {
+            let [id, next] = self.read_config(at.into())?.to_le_bytes();
+            if id == PCI_EXPRESS {
+                let control = u64::from(at) + DEVICE_CONTROL;
+                return self.write_config(control, self.read_config(control)? | FLR);
+            }
+            at = u16::from(next & 0xfc);
+        }
+        bail!("the VF has no PCI Express capability")
+    }
+
+    fn read_config(&self, at: u64) -> Result<u16> {
+        let mut word = [0; 2];
+        self.file.read_exact_at(&mut word, self.config + at)?;
+        Ok(u16::from_le_bytes(word))
+    }
+
+    fn write_config(&self, at: u64, word: u16) -> Result<()> {
         self.file
-            .read_exact_at(&mut command, self.config + COMMAND)?;
-        let command = u16::from_le_bytes(command) | MEMORY_AND_MASTER;
-        self.file
-            .write_all_at(&command.to_le_bytes(), self.config + COMMAND)
-            .context("cannot write PCI_COMMAND")
+            .write_all_at(&word.to_le_bytes(), self.config + at)
+            .with_context(|| format!("cannot write {at:#x} of the configuration space"))
+    }
+
+    /// Has the kernel say when it wants the device back.
+    pub fn requests(&self) -> Result<Requests> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let mut irqs = IrqSet {
+            irqs: vfio::vfio_irq_set {
+                argsz: size_of::<IrqSet>() as u32,
+                flags: vfio::VFIO_IRQ_SET_DATA_EVENTFD | vfio::VFIO_IRQ_SET_ACTION_TRIGGER,
+                index: vfio::VFIO_PCI_REQ_IRQ_INDEX,
+                start: 0,
+                count: 1,
+                ..Default::default()
+            },
+            event: event.as_fd().as_raw_fd(),
+        };
+        // SAFETY: The structure is as long as it says, and has one descriptor.
+        unsafe { ioctl::set_irqs(self.file.as_raw_fd(), &mut irqs) }
+            .context("cannot ask for requests")?;
+        Ok(Requests(event))
     }
 
     /// `VFIO_DEVICE_RESET`; the lock of the device may be taken for the moment.

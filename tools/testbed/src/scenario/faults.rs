@@ -1,0 +1,531 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What goes wrong on a host while a VF migrates: the rows of Documentation/faults.md that need no virtual machine, each in
+//! every phase in which it can happen.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+
+use super::bed::{require_assigned, Bed, Vfs, SOON};
+use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, MAC};
+use crate::clock::wait_for;
+use crate::host::{device, Host};
+use crate::machine;
+use crate::vmm::device::{Device, BUS_MASTER, MEMORY_SPACE};
+use crate::vmm::guest::Guest;
+use crate::vmm::memory::Memory;
+use crate::vmm::migration::{errno, load, read_precopy, save, State, Taken};
+use crate::vmm::traffic::{exchange, Peer};
+use crate::vmm::Machine;
+use crate::{command, host};
+
+/// Frames each way that show that a guest's driver works.
+const FEW: usize = 24;
+/// As QEMU writes an image.
+const CHUNK: usize = 4096;
+
+/// Where a migration is when something goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Assigned,
+    /// Captures and releases, one after the other, at whatever moment of them.
+    Switching,
+    PreCopy,
+    P2p,
+    StopCopy,
+    /// RUNNING again, and not yet released.
+    Emulated,
+    /// At the destination, with half of the image.
+    Resuming,
+    /// At the destination, with all of it.
+    Loaded,
+}
+use Phase::*;
+
+const EVERYWHERE: [Phase; 8] = [
+    Assigned, Switching, PreCopy, P2p, StopCopy, Emulated, Resuming, Loaded,
+];
+/// A virtual CPU runs.
+const GUEST_RUNS: [Phase; 4] = [Assigned, Switching, PreCopy, Emulated];
+const SAVING: [Phase; 3] = [PreCopy, P2p, StopCopy];
+
+impl Phase {
+    fn is_at_destination(self) -> bool {
+        matches!(self, Resuming | Loaded)
+    }
+}
+
+/// What has to come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The guest's driver notices nothing, and a migration under way succeeds.
+    GoOn,
+    /// The guest's driver finds a VF that was reset; a migration under way has ended.
+    SetUpAnew,
+}
+use Outcome::*;
+
+/// The end of a migration that is struck.
+struct End<'a> {
+    host: &'a Host,
+    pf: usize,
+    vf: &'a str,
+    device: &'a Device,
+    memory: &'a Memory,
+}
+
+impl End<'_> {
+    fn pf_netdev(&self) -> &str {
+        &self.host.pfs[self.pf].netdev
+    }
+}
+
+/// What goes wrong. A guest's driver that is started on the way is the guest's from then on.
+type Strike = for<'a> fn(&End<'a>) -> Result<Option<Guest<'a>>>;
+
+pub fn cable_pulled_in_every_phase(bed: &Bed) -> Result<()> {
+    row(
+        bed,
+        "the PF's cable pulled, plugged",
+        cable,
+        &EVERYWHERE,
+        |_| GoOn,
+    )
+}
+
+pub fn pf_reset_in_every_phase(bed: &Bed) -> Result<()> {
+    // A guest that has the VF for itself has to see that its PF was reset.
+    let outcome = |phase| match phase {
+        Assigned | Switching => SetUpAnew,
+        _ => GoOn,
+    };
+    row(bed, "the PF down, up", pf_down_up, &EVERYWHERE, outcome)?;
+    row(bed, "the PF's MTU changed", pf_mtu, &EVERYWHERE, outcome)
+}
+
+pub fn vf_reset_in_every_phase(bed: &Bed) -> Result<()> {
+    let anew = |_| SetUpAnew;
+    row(bed, "reset by sysfs", reset_by_sysfs, &EVERYWHERE, anew)?;
+    row(bed, "reset by the VMM", reset_by_vmm, &EVERYWHERE, anew)?;
+    row(bed, "FLR by the guest", flr, &GUEST_RUNS, anew)
+}
+
+pub fn guest_driver_in_every_phase(bed: &Bed) -> Result<()> {
+    let go_on = |_| GoOn;
+    row(bed, "driver loaded again", load_driver, &GUEST_RUNS, go_on)?;
+    row(bed, "bus mastering off, on", bus_master, &GUEST_RUNS, go_on)?;
+    row(bed, "memory decoding off, on", decoding, &GUEST_RUNS, go_on)
+}
+
+pub fn cancelled_in_every_phase(bed: &Bed) -> Result<()> {
+    row(bed, "cancelled", cancel, &SAVING, |_| GoOn)
+}
+
+pub fn module_stays_in_every_phase(bed: &Bed) -> Result<()> {
+    row(bed, "rmmod semiassign", rmmod, &EVERYWHERE, |_| GoOn)
+}
+
+fn cable<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    let carrier = format!("/sys/class/net/{}/carrier", end.pf_netdev());
+    for plugged in [false, true] {
+        machine::plug(end.pf, plugged)?;
+        let what = format!("{carrier} to follow the cable");
+        wait_for(&what, SOON, || {
+            let seen = command::read(&carrier)?;
+            Ok((seen.trim() == if plugged { "1" } else { "0" }).then_some(()))
+        })?;
+    }
+    Ok(None)
+}
+
+fn pf_down_up<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    for to in ["down", "up"] {
+        command::run(&format!("ip link set {} {to}", end.pf_netdev()))?;
+    }
+    wait_carrier(end)
+}
+
+fn pf_mtu<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    for mtu in [2000, 1500] {
+        command::run(&format!("ip link set {} mtu {mtu}", end.pf_netdev()))?;
+    }
+    wait_carrier(end)
+}
+
+/// A VF sends and receives nothing before its PF has a link.
+fn wait_carrier<'a>(end: &End<'_>) -> Result<Option<Guest<'a>>> {
+    let carrier = format!("/sys/class/net/{}/carrier", end.pf_netdev());
+    wait_for("the PF's link", SOON, || {
+        Ok((command::read(&carrier)?.trim() == "1").then_some(None))
+    })
+}
+
+fn reset_by_sysfs<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    command::write(device(end.vf).join("reset"), "1").map(|()| None)
+}
+
+fn reset_by_vmm<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    end.device.reset().map(|()| None)
+}
+
+fn flr<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    end.device.flr().map(|()| None)
+}
+
+fn load_driver<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    Guest::start(end.device, end.memory, MAC).map(Some)
+}
+
+fn bus_master<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    blink(end.device, BUS_MASTER)
+}
+
+fn decoding<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    blink(end.device, MEMORY_SPACE)
+}
+
+/// Clears a bit of the command register for as long as a worker that idles takes to notice, and sets it again.
+fn blink<'a>(device: &Device, bit: u16) -> Result<Option<Guest<'a>>> {
+    device.set_command(bit, false)?;
+    std::thread::sleep(Duration::from_millis(30));
+    device.set_command(bit, true)?;
+    Ok(None)
+}
+
+fn cancel<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    end.device.go(State::Running).map(|()| None)
+}
+
+fn rmmod<'a>(_: &End<'a>) -> Result<Option<Guest<'a>>> {
+    let refused = command::run("rmmod semiassign");
+    ensure!(
+        refused
+            .as_ref()
+            .is_err_and(|why| format!("{why:#}").contains("in use")),
+        "rmmod of a module in use: {refused:?}"
+    );
+    Ok(None)
+}
+
+/// The fault in each of its phases, one after the other on the same two VFs; so each is also the next migration of the last.
+fn row(
+    bed: &Bed,
+    what: &str,
+    strike: Strike,
+    phases: &[Phase],
+    outcome: fn(Phase) -> Outcome,
+) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let (memory, peer) = (memory()?, peer(bed)?);
+    let _quiet = QuietConsole::new()?;
+    for phase in phases {
+        println!("@progress {what}, {phase:?}");
+        let cell = Cell {
+            host: bed.host,
+            vfs: &vfs,
+            memory: &memory,
+            peer: &peer,
+            phase: *phase,
+        };
+        cell.run(strike, outcome(*phase))
+            .with_context(|| format!("{what}, {phase:?}"))?;
+    }
+    for vf in [&vfs.a, &vfs.b] {
+        require_usable(vf, &Machine::open(vf, &memory)?, &memory, &peer)
+            .with_context(|| format!("{vf} after {what}"))?;
+    }
+    println!("    {what}: {phases:?}");
+    memory.check_canaries()
+}
+
+struct Cell<'a> {
+    host: &'a Host,
+    vfs: &'a Vfs,
+    memory: &'a Memory,
+    peer: &'a Peer,
+    phase: Phase,
+}
+
+impl Cell<'_> {
+    fn end<'a>(&'a self, device: &'a Device) -> End<'a> {
+        let at_destination = self.phase.is_at_destination();
+        End {
+            host: self.host,
+            pf: usize::from(at_destination),
+            vf: if at_destination {
+                &self.vfs.b
+            } else {
+                &self.vfs.a
+            },
+            device,
+            memory: self.memory,
+        }
+    }
+
+    fn run(&self, strike: Strike, outcome: Outcome) -> Result<()> {
+        let source = Machine::open(&self.vfs.a, self.memory)?;
+        let mut guest =
+            Guest::start(&source.device, self.memory, MAC).context("the driver cannot start")?;
+        exchange(&mut guest, self.peer, FEW).context("before")?;
+        if self.phase.is_at_destination() {
+            return self.run_at_destination(&source, guest, strike, outcome);
+        }
+        let device = &source.device;
+        let end = self.end(device);
+        let mut image = Vec::new();
+        let mut file = None;
+        let started = match self.phase {
+            Assigned => strike(&end)?,
+            Switching => std::thread::scope(|scope| {
+                let striking = scope.spawn(|| strike(&end));
+                while !striking.is_finished() {
+                    // A capture may be refused while the device is out of order.
+                    let saving = device.try_state(State::PreCopy as u32);
+                    drop((device.try_state(State::Running as u32), saving));
+                }
+                striking.join().expect("a strike does not panic")
+            })?,
+            _ => {
+                let saving = file.insert(device.open_data(State::PreCopy)?);
+                read_precopy(saving, &mut image)?;
+                match self.phase {
+                    P2p => device.go(State::PreCopyP2p)?,
+                    StopCopy => device.go(State::StopCopy)?,
+                    Emulated => device.go(State::Running)?,
+                    _ => {}
+                }
+                strike(&end)?
+            }
+        };
+        guest = started.unwrap_or(guest);
+        if outcome == SetUpAnew {
+            self.require_ended(&source, file)?;
+            guest =
+                Guest::start(device, self.memory, MAC).context("the driver cannot start again")?;
+        } else if device.state()? != State::Running {
+            return self.finish(&source, guest, image, file.context("no file")?);
+        } else {
+            exchange(&mut guest, self.peer, FEW).context("afterwards")?;
+            drop(file);
+        }
+        exchange(&mut guest, self.peer, FEW).context("afterwards, assigned")?;
+        require_assigned(&self.vfs.a).map(drop)
+    }
+
+    /// The device is RUNNING and knows nothing of a migration.
+    fn require_ended(&self, machine: &Machine, file: Option<File>) -> Result<()> {
+        if self.phase == Switching {
+            machine.device.go(State::Running)?;
+        }
+        let state = machine.device.state()?;
+        ensure!(state == State::Running, "{state:?}, not RUNNING");
+        let Some(mut file) = file else { return Ok(()) };
+        let ended = if self.phase.is_at_destination() {
+            file.write(&[0]).map_err(|e| errno(&e))
+        } else {
+            file.read(&mut [0]).map_err(|e| errno(&e))
+        };
+        ensure!(
+            ended == Err(Errno::ENODEV),
+            "the data file goes on: {ended:?}"
+        );
+        Ok(())
+    }
+
+    /// Migrates to the destination after all.
+    fn finish(
+        &self,
+        source: &Machine,
+        mut guest: Guest<'_>,
+        mut image: Vec<u8>,
+        mut file: File,
+    ) -> Result<()> {
+        let device = &source.device;
+        if device.state()? == State::PreCopy {
+            exchange(&mut guest, self.peer, FEW).context("in PRE_COPY")?;
+            read_precopy(&file, &mut image)?;
+            device.go(State::PreCopyP2p)?;
+        }
+        if device.state()? == State::PreCopyP2p {
+            device.go(State::StopCopy)?;
+        }
+        file.read_to_end(&mut image)
+            .context("cannot read in STOP_COPY")?;
+        let destination = Machine::open(&self.vfs.b, self.memory)?;
+        let taken = load(&destination.device, &image, CHUNK)?;
+        ensure!(taken == Taken::Accepted, "the destination: {taken:?}");
+        self.arrive(source, &destination, guest)
+    }
+
+    fn run_at_destination(
+        &self,
+        source: &Machine,
+        guest: Guest<'_>,
+        strike: Strike,
+        outcome: Outcome,
+    ) -> Result<()> {
+        let (image, saving) = save(&source.device, || Ok(()))?;
+        let destination = Machine::open(&self.vfs.b, self.memory)?;
+        let device = &destination.device;
+        let mut file = device.open_data(State::Resuming)?;
+        let (first, rest) = image.split_at(image.len() / 2);
+        file.write_all(first)?;
+        if self.phase == Loaded {
+            file.write_all(rest)?;
+            device.go(State::Stop)?;
+        }
+        strike(&self.end(device))?;
+        if outcome == SetUpAnew {
+            self.require_ended(&destination, Some(file))?;
+            drop(destination);
+            return self.stay(source, guest, saving);
+        }
+        if self.phase == Resuming {
+            file.write_all(rest).context("the rest of the image")?;
+            device.go(State::Stop)?;
+        }
+        self.arrive(source, &destination, guest)
+    }
+
+    /// The guest goes on at the destination, where the image was loaded.
+    fn arrive<'m>(
+        &self,
+        source: &Machine,
+        destination: &'m Machine,
+        mut guest: Guest<'m>,
+    ) -> Result<()> {
+        guest.move_to(&destination.device)?;
+        destination.device.go(State::Running)?;
+        exchange(&mut guest, self.peer, FEW).context("at the destination")?;
+        require_assigned(&self.vfs.b)?;
+        source.device.go(State::Stop)
+    }
+
+    /// The migration was given up: the guest goes on at the source.
+    fn stay(&self, source: &Machine, mut guest: Guest<'_>, file: File) -> Result<()> {
+        source.device.go(State::Running)?;
+        drop(file);
+        exchange(&mut guest, self.peer, FEW).context("at the source again")?;
+        require_assigned(&self.vfs.a).map(drop)
+    }
+}
+
+/// The PF of the destination is down for longer than the migration waits: the guest stays where it is.
+pub fn destination_pf_is_down(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let (memory, peer) = (memory()?, peer(bed)?);
+    let cell = Cell {
+        host: bed.host,
+        vfs: &vfs,
+        memory: &memory,
+        peer: &peer,
+        phase: Resuming,
+    };
+    let source = Machine::open(&vfs.a, &memory)?;
+    let mut guest = Guest::start(&source.device, &memory, MAC)?;
+    exchange(&mut guest, &peer, FEW)?;
+    let (image, file) = save(&source.device, || Ok(()))?;
+    let destination = Machine::open(&vfs.b, &memory)?;
+    let end = cell.end(&destination.device);
+    command::run(&format!("ip link set {} down", end.pf_netdev()))?;
+    let taken = load(&destination.device, &image, CHUNK)?;
+    ensure!(
+        matches!(taken, Taken::RefusedByWrite(_)),
+        "with its PF down, the destination: {taken:?}"
+    );
+    command::run(&format!("ip link set {} up", end.pf_netdev()))?;
+    wait_carrier(&end)?;
+    drop(destination);
+    cell.stay(&source, guest, file)?;
+    // The next one has its rings in the same memory.
+    drop(source);
+    let again = Machine::open(&vfs.b, &memory)?;
+    require_usable(&vfs.b, &again, &memory, &peer)
+}
+
+/// VFs that go away, by `sriov_numvfs` or with their PF's driver: the VMM is asked to let go, does, and they are gone.
+pub fn vfs_go_in_every_phase(bed: &Bed) -> Result<()> {
+    let _quiet = QuietConsole::new()?;
+    let (memory, peer) = (memory()?, peer(bed)?);
+    for unbind in [false, true] {
+        for phase in EVERYWHERE {
+            println!("@progress VFs go, {phase:?}");
+            go_away(bed, &memory, &peer, phase, unbind)
+                .with_context(|| format!("PF unbound: {unbind}, {phase:?}"))?;
+        }
+    }
+    println!("    VFs gone, PF unbound: {EVERYWHERE:?}");
+    memory.check_canaries()
+}
+
+fn go_away(bed: &Bed, memory: &Memory, peer: &Peer, phase: Phase, unbind: bool) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let source = Machine::open(&vfs.a, memory)?;
+    let mut guest = Guest::start(&source.device, memory, MAC)?;
+    exchange(&mut guest, peer, FEW)?;
+    let mut files = Vec::new();
+    let mut destination = None;
+    match phase {
+        Assigned | Switching => {}
+        Resuming | Loaded => {
+            let (image, file) = save(&source.device, || Ok(()))?;
+            files.push(file);
+            let machine = destination.insert(Machine::open(&vfs.b, memory)?);
+            let mut file = machine.device.open_data(State::Resuming)?;
+            let half = image.len() / 2;
+            file.write_all(if phase == Loaded {
+                &image
+            } else {
+                &image[..half]
+            })?;
+            if phase == Loaded {
+                machine.device.go(State::Stop)?;
+            }
+            files.push(file);
+        }
+        _ => {
+            files.push(source.device.open_data(State::PreCopy)?);
+            match phase {
+                P2p => source.device.go(State::PreCopyP2p)?,
+                StopCopy => source.device.go(State::StopCopy)?,
+                Emulated => source.device.go(State::Running)?,
+                _ => {}
+            }
+        }
+    }
+    let pf = bed.host.pfs[usize::from(destination.is_some())].bdf;
+    let device = &destination.as_ref().unwrap_or(&source).device;
+    let asked = device.requests()?;
+    let going = std::thread::spawn(move || {
+        if unbind {
+            command::write("/sys/bus/pci/drivers/igb/unbind", pf)
+        } else {
+            command::write(host::device(pf).join("sriov_numvfs"), "0")
+        }
+    });
+    wait_for("the VMM to be asked", SOON, || {
+        if phase == Switching {
+            let saving = device.try_state(State::PreCopy as u32);
+            drop((device.try_state(State::Running as u32), saving));
+        }
+        Ok(asked.is_asked()?.then_some(()))
+    })?;
+    ensure!(!going.is_finished(), "the VF went while it was open");
+    drop(files);
+    if destination.take().is_some() {
+        source.device.go(State::Running)?;
+        exchange(&mut guest, peer, FEW).context("at the source again")?;
+    } else {
+        drop(source);
+    }
+    bounded("the VF to go", move || {
+        going.join().map_err(|_| anyhow::anyhow!("panicked"))?
+    })?;
+    if unbind {
+        bed.host.rebind_pf(pf)?;
+    }
+    Ok(())
+}
