@@ -75,6 +75,8 @@ pub struct Igbvf {
     rx: [rx::Queue; QUEUES],
     /// Between start and stop.
     running: bool,
+    /// Loaded and not started: the RX mirror rings may run already.
+    listening: bool,
     /// Captured from the hardware, and not started since.
     fresh: bool,
     /// The PF was reset behind the guest's back: the record has to be repeated.
@@ -106,6 +108,7 @@ impl Igbvf {
             tx: [const { tx::Queue::new() }; QUEUES],
             rx: [const { rx::Queue::new() }; QUEUES],
             running: false,
+            listening: false,
             fresh: false,
             lost: false,
             mirror_gone: false,
@@ -136,6 +139,18 @@ impl Igbvf {
     fn is_partial(&self) -> bool {
         let whole = rx::Partial::default();
         self.rx.iter().any(|rx| rx.partial() != whole)
+    }
+
+    /// Ends what [`listen`](Adapter::listen) has begun; what came meanwhile is held.
+    fn deafen(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
+        self.listening = false;
+        let result = self.queues_off(io.hw);
+        for (q, rx) in self.rx.iter_mut().enumerate() {
+            rx.hold(q, io.mirror, &mut self.counters);
+            rx.mirror_lost();
+        }
+        self.interrupts.write(io.hw);
+        result
     }
 
     /// Moves frames both ways.
@@ -210,6 +225,7 @@ impl Adapter for Igbvf {
             tx,
             rx,
             running: _, // the kernel's business: the mirror starts again when the guest does
+            listening,
             fresh,
             lost,
             mirror_gone,
@@ -225,7 +241,8 @@ impl Adapter for Igbvf {
             tx.reset();
             rx.reset(counters);
         }
-        (*fresh, *lost, *mirror_gone, *turns) = (false, false, false, 0);
+        (*listening, *fresh) = (false, false);
+        (*lost, *mirror_gone, *turns) = (false, false, 0);
         // A reset does not take the buffer away from a driver that died with it, and the PF waits for it.
         hw.write32(regs::V2PMAILBOX, 0);
         hw.write32(regs::EIMC, u32::MAX);
@@ -287,7 +304,8 @@ impl Adapter for Igbvf {
             tx.reset();
             rx.reset(&mut self.counters);
         }
-        (self.fresh, self.lost, self.mirror_gone, self.turns) = (true, false, false, 0);
+        (self.listening, self.fresh) = (false, true);
+        (self.lost, self.mirror_gone, self.turns) = (false, false, 0);
         self.interrupts = Interrupts::read(hw, is_active(page));
         self.expose_reset(hw);
         Ok(())
@@ -308,9 +326,15 @@ impl Adapter for Igbvf {
 
     fn start(&mut self, io: &mut Io<'_>) {
         let fresh = core::mem::take(&mut self.fresh);
+        let listening = core::mem::take(&mut self.listening);
         for (tx, rx) in self.tx.iter_mut().zip(&mut self.rx) {
             tx.mirror_lost();
-            rx.mirror_lost();
+            if !listening {
+                rx.mirror_lost();
+            }
+        }
+        if listening {
+            self.interrupts.write(io.hw);
         }
         self.running = true;
         if !self.lost {
@@ -321,6 +345,18 @@ impl Adapter for Igbvf {
             for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
                 tx.scan_contexts(q, io.page, io.mem);
                 rx.end_cut_frame(q, io);
+            }
+        }
+    }
+
+    fn listen(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers, mirror: &mut dyn Area) {
+        self.listening = true;
+        // What is received would raise a vector of a guest that does not run.
+        hw.write32(regs::EIMC, u32::MAX);
+        for (q, rx) in self.rx.iter_mut().enumerate() {
+            if rx.follow(q, page, &mut self.counters) {
+                // One that does not start is started again with the others.
+                let _ = rx.start(q, hw, mirror);
             }
         }
     }
@@ -345,6 +381,9 @@ impl Adapter for Igbvf {
 
     fn stop(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
         self.settle(io.hw);
+        if self.listening {
+            return self.deafen(io);
+        }
         if !self.running {
             return self.queues_off(io.hw);
         }
@@ -539,7 +578,8 @@ impl Adapter for Igbvf {
         self.psrtype = psrtype;
         self.mailbox = mailbox;
         self.statistics.restore(statistics, hw);
-        (self.fresh, self.lost, self.mirror_gone) = (false, false, false);
+        (self.listening, self.fresh) = (false, false);
+        (self.lost, self.mirror_gone) = (false, false);
         Ok(())
     }
 

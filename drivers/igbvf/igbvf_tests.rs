@@ -372,3 +372,14 @@ fn a_hand_back_that_fails_leaves_every_queue_off() {
         }
     }
 }
+
+#[test]
+fn vectors_are_masked_before_anything_is_received_for_a_guest_that_does_not_run() {
+    let mut rig = Rig::new();
+    rig.enable_rx(0, 64, 9, ONE_BUFFER);
+    rig.hw.writes.clear();
+    rig.with(|model, io| model.listen(io.hw, io.page, io.mirror));
+    assert_eq!(rig.hw.writes.first(), Some(&(regs::EIMC, u32::MAX)));
+    assert!(rig.hw.writes.contains(&(regs::RDT, mirror::RX_SLOTS - 1)));
+    assert!(rig.hw.writes.iter().all(|(at, _)| *at != regs::EIMS));
+}

@@ -160,6 +160,7 @@ impl Inner {
     fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         // A paused VM: should it run again, it runs emulated until the file is gone.
         self.begin_tracking(dev)?;
+        self.halt(dev)?;
         let file = self.open_saving(dev)?;
         self.finish_saving(dev)?;
         Ok(file)
@@ -168,6 +169,7 @@ impl Inner {
     fn stop_to_resuming(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         self.check_capture(dev)?;
         self.capture(dev, false)?;
+        self.halt(dev)?;
         self.open_resuming(dev)
     }
 

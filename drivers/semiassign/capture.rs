@@ -345,21 +345,24 @@ impl Inner {
             if let Mode::Emulated(e) = &mut self.mode {
                 e.running = true;
             }
+            self.stats.started_at_ns = self.stats.now_ns();
             if let Some(worker) = &self.worker {
                 worker.wake();
             }
         }
     }
 
-    /// Stops the mirror rings: afterwards nothing moves.
+    /// Stops the mirror rings, those too that listen for a guest that was loaded: afterwards nothing moves.
     ///
     /// # Errors
     ///
     /// `EIO`: the hardware does not stop, the VF is dead.
     pub(crate) fn halt(&mut self, dev: &Device<Vf>) -> Result {
-        if !matches!(&self.mode, Mode::Emulated(e) if e.running) {
+        let moves = matches!(&self.mode, Mode::Emulated(e) if e.running || self.loaded);
+        if !moves {
             return Ok(());
         }
+        self.stats.stopped_at_ns = self.stats.now_ns();
         let stopped = self.with_io(dev, |adapter, io| adapter.stop(io));
         if let Mode::Emulated(e) = &mut self.mode {
             e.running = false;

@@ -182,6 +182,7 @@ impl Inner {
             session: Session::Resuming(resuming),
             adapter,
             mode: Mode::Emulated(e),
+            stats,
             ..
         } = self
         else {
@@ -215,8 +216,18 @@ impl Inner {
                             )?;
                         }
                         Tag::Held => adapter.load_held(&mut r, &mut Mirror(area))?,
-                        // Nothing may fail later: the address is asked for now.
-                        Tag::End => adapter.replay_control(&mut RealVf(dev))?,
+                        // Nothing may fail later: the address is asked for now. From here on frames come here.
+                        Tag::End => {
+                            adapter.replay_control(&mut RealVf(dev))?;
+                            // The user restores its configuration space, with this bit, later.
+                            dev.set_master();
+                            adapter.listen(
+                                &mut RealVf(dev),
+                                &mut RamPages(&e.pages),
+                                &mut Mirror(area),
+                            );
+                            stats.listening_at_ns = stats.now_ns();
+                        }
                     }
                     done += consumed;
                 }

@@ -24,6 +24,12 @@ pub(crate) struct Stats {
     pub(crate) captured_at_ns: u64,
     /// When PRE_COPY was last entered, since open.
     pub(crate) precopy_at_ns: u64,
+    /// When the mirror rings were last stopped, and when they were last started: in between nothing is received. Since
+    /// open, from before the stop to after the start.
+    pub(crate) stopped_at_ns: u64,
+    pub(crate) started_at_ns: u64,
+    /// When a complete image let frames in, ahead of its guest. Since open.
+    pub(crate) listening_at_ns: u64,
     /// Pages of the guest written while emulated, each write counted.
     pub(crate) dirty_pages: u64,
     /// Releases while somebody was tracking: always 0.
@@ -45,6 +51,9 @@ impl Stats {
             resume_ns: 0,
             captured_at_ns: 0,
             precopy_at_ns: 0,
+            stopped_at_ns: 0,
+            started_at_ns: 0,
+            listening_at_ns: 0,
             dirty_pages: 0,
             direct_while_tracking: 0,
             state_bytes: 0,
@@ -130,11 +139,15 @@ fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         resume_ns,
         captured_at_ns,
         precopy_at_ns,
+        stopped_at_ns,
+        started_at_ns,
+        listening_at_ns,
         dirty_pages,
         direct_while_tracking,
         state_bytes,
         opened: _,
     } = &inner.stats;
+    let now_ns = &inner.stats.now_ns();
     writeln!(f, "mode {}", inner.mode.name())?;
     writeln!(f, "state {}", inner.state.name())?;
     for (name, value) in [
@@ -146,6 +159,10 @@ fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         ("resume_ns", resume_ns),
         ("captured_at_ns", captured_at_ns),
         ("precopy_at_ns", precopy_at_ns),
+        ("stopped_at_ns", stopped_at_ns),
+        ("started_at_ns", started_at_ns),
+        ("listening_at_ns", listening_at_ns),
+        ("now_ns", now_ns),
         ("dirty_pages", dirty_pages),
         ("direct_while_tracking", direct_while_tracking),
         ("state_bytes", state_bytes),

@@ -13,7 +13,7 @@
 //! emulated   poll, poll, ...   frames move through the mirror rings; read/write as before
 //! P2P        stop              nothing moves any more; what arrived and was not delivered is held
 //! save       save_*            into the image
-//! load       load_*            of the image, on the destination, captured and stopped
+//! load       load_*, listen    of the image, on the destination, captured and stopped
 //! release    stop, (swap back), hand_back    guest's rings into the hardware, guest locked out
 //! ```
 //!
@@ -23,7 +23,7 @@
 //!
 //! After [`Stuck`] the caller resets the function and calls `reset`, or stays away from the guest's domain.
 //! On a destination: capture, `load_control`, `load_state`, `load_held`, and when the image is complete
-//! `replay_control`; then `start` once before `hand_back`, because only that gives the hardware what a guest's
+//! `replay_control` and `listen`; then `start` once before `hand_back`, because only that gives the hardware what a guest's
 //! rings do not hold (offload contexts), and raise every vector.
 
 use crate::counters::Counters;
@@ -128,6 +128,11 @@ pub trait Adapter: Send {
 
     /// Starts the mirror rings of the queues that the guest has enabled.
     fn start(&mut self, io: &mut Io<'_>);
+
+    /// On a destination, as soon as the image is complete: begins to receive into the mirror area. What comes before
+    /// the guest runs is delivered after [`start`](Adapter::start) instead of being lost; [`stop`](Adapter::stop) holds it. Guest
+    /// memory is not touched, and no interrupt raised.
+    fn listen(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers, mirror: &mut dyn Area);
 
     /// Moves at most `budget` frames each way.
     fn poll(&mut self, io: &mut Io<'_>, budget: u32) -> Progress;

@@ -233,6 +233,13 @@ impl<T: Operations> Device<T> {
         self.as_dev().name()
     }
 
+    /// Switches bus mastering on, whatever the user wrote to its command register: for what is the driver's own, while the
+    /// user's domain is not attached.
+    pub fn set_master(&self) {
+        // SAFETY: The device is there as long as `self` lives; the PCI core reads, and writes if the bit is not set.
+        unsafe { bindings::pci_set_master(self.pdev()) }
+    }
+
     /// Switches bus mastering off.
     pub fn clear_master(&self) {
         // SAFETY: The device is there as long as `self` lives.

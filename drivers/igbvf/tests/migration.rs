@@ -8,7 +8,8 @@ use model::mock::Random;
 
 use crate::flow::{frame, machine, Flow};
 use crate::guest::{Cut, Guest, MAC, ONE_BUFFER, SPLIT};
-use crate::machine::Machine;
+use crate::machine::{Machine, MEMORY_BYTES};
+use crate::vf::GUEST;
 
 #[test]
 fn frames_keep_their_order_and_number_across_migrations() {
@@ -209,6 +210,48 @@ fn a_frame_that_is_half_delivered_is_finished_on_the_other_side() {
         assert!(g.received == [f, frame(1, 60)], "{n}");
     }
     assert!((10..40).contains(&held));
+}
+
+#[test]
+fn what_comes_before_the_guest_runs_waits_behind_what_is_held() {
+    for hops in 0..3 {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.capture();
+        m.world.borrow_mut().memory.busy_after = Some(0);
+        m.world.borrow_mut().memory.busy_always = true;
+        assert!(m.world.borrow_mut().receive(0, &frame(0, 60)));
+        m.with(|model, io| model.stop(io)).unwrap();
+        m.world.borrow_mut().memory.busy_always = false;
+        m.world.borrow_mut().memory.busy_after = None;
+        let mut expected = vec![frame(0, 60)];
+        let mut to = m.migrate_stopped();
+        for n in 1..=4 + 3 * hops {
+            let ram = |m: &Machine| m.world.borrow().memory.get(GUEST, MEMORY_BYTES).to_vec();
+            let before = ram(&to);
+            let new = frame(n, 60 + n as usize);
+            assert!(to.world.borrow_mut().receive(0, &new));
+            to.turns(3);
+            expected.push(new);
+            assert!(ram(&to) == before);
+            if n % 3 == 0 {
+                // On to the next host, and nobody has run here.
+                to = to.migrate();
+            }
+        }
+        to.resume(true);
+        g.receive(&mut to, false);
+        assert!(g.received == expected, "{hops}");
+    }
+}
+
+#[test]
+fn vectors_are_there_again_when_the_guest_runs() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    m.capture();
+    let mut to = m.migrate();
+    *to.world.borrow_mut().reg(0x1524) = 0;
+    to.with(|model, io| model.start(io));
+    assert_eq!(to.load(0x1524), 7);
 }
 
 #[test]

@@ -480,7 +480,9 @@ impl Bench {
                 (_, Err(why)) => panic!("{tag:?} was saved, and is refused: {why:?}"),
             }
         }
-        self.call(|model, io| model.replay_control(io.hw)).0
+        self.call(|model, io| model.replay_control(io.hw)).0?;
+        self.call(|model, io| model.listen(io.hw, io.page, io.mirror));
+        Ok(())
     }
 
     /// Captures a VF that is new, for an image.

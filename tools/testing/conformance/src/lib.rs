@@ -88,6 +88,7 @@ macro_rules! conformance {
                 every_wait_is_bounded
                 every_page_that_changed_is_dirty
                 a_stopped_model_is_still
+                a_model_that_listens_does_so_in_silence
                 what_is_saved_and_loaded_is_saved_the_same
                 a_truncated_section_is_refused
                 an_altered_section_is_refused_or_harmless

@@ -277,7 +277,10 @@ fn restore(ours: &mut Ours, host: &Shared, image: &[u8]) {
                     Tag::Control => model.load_control(&mut r, &mut hw).unwrap(),
                     Tag::State => model.load_state(&mut r, &mut hw, page).unwrap(),
                     Tag::Held => model.load_held(&mut r, &mut Mirror(host.clone())).unwrap(),
-                    Tag::End => return model.replay_control(&mut hw).unwrap(),
+                    Tag::End => {
+                        model.replay_control(&mut hw).unwrap();
+                        return model.listen(&mut hw, page, &mut Mirror(host.clone()));
+                    }
                 }
                 consumed
             }

@@ -246,7 +246,9 @@ impl Machine {
                         Tag::Held => self.model.load_held(&mut r, &mut mirror)?,
                         Tag::End => {
                             assert!(d.is_complete());
-                            return self.model.replay_control(&mut hw);
+                            self.model.replay_control(&mut hw)?;
+                            self.model.listen(&mut hw, &mut self.page, &mut mirror);
+                            return Ok(());
                         }
                     }
                     consumed

@@ -94,7 +94,11 @@ impl Transfer {
                     Tag::Control => model.load_control(&mut r, &mut hw),
                     Tag::State => model.load_state(&mut r, &mut hw, page),
                     Tag::Held => model.load_held(&mut r, &mut mirror),
-                    Tag::End => model.replay_control(&mut hw),
+                    Tag::End => {
+                        let replayed = model.replay_control(&mut hw);
+                        model.listen(&mut hw, page, &mut mirror);
+                        replayed
+                    }
                 }
                 .unwrap();
             }

@@ -114,6 +114,10 @@ impl Life {
     pub(super) fn arrival(&mut self, host: &Host) -> Machine {
         self.capture();
         self.pause();
+        if self.loaded {
+            // It listens, and what came is to travel.
+            self.stop();
+        }
         // A PF that has pinned an address gives no others.
         let filters = self.m.world.borrow().filters.clone();
         let others = [&filters.unicast, &self.ledger.filters.unicast];
