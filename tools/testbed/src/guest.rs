@@ -13,7 +13,7 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
 use serde_json::{json, Value};
 
 use crate::host::GUEST_IP;
-use crate::{mmio, stream};
+use crate::{mmio, probe, stream};
 
 pub fn main() -> ! {
     if let Err(error) = run() {
@@ -60,6 +60,7 @@ fn run() -> Result<()> {
         ));
     }
     stream::serve().context("cannot serve the stream")?;
+    probe::serve().context("cannot serve the probe")?;
     println!("bed: guest is up");
     agent()
 }
@@ -96,10 +97,10 @@ fn agent() -> Result<()> {
                 let _ = reboot(RebootMode::RB_AUTOBOOT);
                 continue;
             }
-            Some(script) if script.starts_with("@mmio ") => match mmio::run(&script[6..]) {
-                Ok(out) => json!({ "id": request["id"], "rc": 0, "out": out }),
-                Err(error) => json!({ "id": request["id"], "rc": -1, "out": format!("{error:#}") }),
-            },
+            Some("@probe") => answer(&request, probe::report()),
+            Some(script) if script.starts_with("@mmio ") => {
+                answer(&request, mmio::run(&script[6..]))
+            }
             Some(script) => {
                 let (rc, out) = sh(script);
                 json!({ "id": request["id"], "rc": rc, "out": out })
@@ -108,6 +109,14 @@ fn agent() -> Result<()> {
         };
         answers.write_all(format!("{answer}\n").as_bytes())?;
     }
+}
+
+fn answer(request: &Value, result: Result<String>) -> Value {
+    let (rc, out) = match result {
+        Ok(out) => (0, out),
+        Err(error) => (-1, format!("{error:#}")),
+    };
+    json!({ "id": request["id"], "rc": rc, "out": out })
 }
 
 fn sh(script: &str) -> (i32, String) {

@@ -33,6 +33,19 @@ pub struct Host {
 impl Host {
     /// Loads the stock drivers, brings the PFs up and moves the third NIC into the client's namespace.
     pub fn boot() -> Result<Self> {
+        let host = Self::boot_without_client()?;
+        for line in [
+            "link set lo up".to_owned(),
+            format!("addr add {CLIENT_IP}/24 dev {}", host.client_netdev),
+            format!("link set {} up", host.client_netdev),
+        ] {
+            namespace::run(&format!("ip {line}"))?;
+        }
+        Ok(host)
+    }
+
+    /// The same on a segment that has a client already: here it has no address.
+    pub fn boot_without_client() -> Result<Self> {
         for module in ["igb", "virtio_net", "vfio-pci", "vfio_iommu_type1"] {
             run(&format!("modprobe {module}"))?;
         }
@@ -63,13 +76,6 @@ impl Host {
         })?;
         run(&format!("ip netns add {CLIENT}"))?;
         run(&format!("ip link set {client_netdev} netns {CLIENT}"))?;
-        for line in [
-            "link set lo up".to_owned(),
-            format!("addr add {CLIENT_IP}/24 dev {client_netdev}"),
-            format!("link set {client_netdev} up"),
-        ] {
-            namespace::run(&format!("ip {line}"))?;
-        }
         Ok(Self { pfs, client_netdev })
     }
 

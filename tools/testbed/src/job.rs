@@ -20,6 +20,9 @@ pub enum Job {
         count: u32,
         cancel: bool,
     },
+    /// The first of two hosts: it has the client, and says what the second does.
+    FirstHost,
+    SecondHost,
 }
 
 #[derive(Serialize, Deserialize, Clone)]

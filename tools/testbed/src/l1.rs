@@ -85,21 +85,38 @@ pub fn run_script(script: &str, timeout: u64) -> Result<bool> {
 /// Boots L1, waits until it has powered itself off, and reads its answer from the share.
 pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
     let _lock = lock()?;
-    let folder = Path::new(BUILD).join("run").join(name);
-    prepare_share(&folder, job)?;
-    let start = Instant::now();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
     bar.set_message("booting L1");
     bar.enable_steady_tick(Duration::from_millis(250));
+    run(name, job, Place::Alone, limit, &bar)
+}
 
+/// Boots two, on one segment, and waits until the first has powered itself off, and the second soon after it.
+pub fn boot_two(name: &str, jobs: [&Job; 2], limit: Duration) -> Result<[Run; 2]> {
+    let _lock = lock()?;
+    let (first, second) = (format!("{name}-first"), format!("{name}-second"));
+    let hidden = ProgressBar::hidden();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| run(&second, jobs[1], Place::Second, limit, &hidden));
+        let run = run(&first, jobs[0], Place::First, limit, &hidden);
+        let other = other.join().expect("the second L1's thread panicked");
+        Ok([run?, other?])
+    })
+}
+
+/// One L1, from its start to its end.
+fn run(name: &str, job: &Job, place: Place, limit: Duration, bar: &ProgressBar) -> Result<Run> {
+    let folder = Path::new(BUILD).join("run").join(name);
+    prepare_share(&folder, job)?;
+    let start = Instant::now();
     if is_emulated() && !Path::new(EMULATOR).exists() {
         say(
-            &bar,
+            bar,
             "bed: the root has no QEMU of its own: guests will hang now and then",
         );
     }
-    let mut qemu = start_qemu(&folder)?;
+    let mut qemu = start_qemu(&folder, place)?;
     let stdout = qemu.stdout.take().context("QEMU has no stdout")?;
     let screen = bar.clone();
     let relay = std::thread::spawn(move || relay_lines(stdout, &screen));
@@ -108,7 +125,7 @@ pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
     let ended = loop {
         for line in console.lines() {
             if ALARMING.iter().any(|word| line.contains(word)) {
-                say(&bar, &format!("  L1| {line}"));
+                say(bar, &format!("  {}| {line}", place.title()));
             }
             if FATAL.iter().any(|word| line.contains(word)) {
                 fatal.push(line);
@@ -124,13 +141,13 @@ pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
     };
     if let Some(status) = ended.filter(|status| !status.success()) {
         say(
-            &bar,
+            bar,
             &format!("bed: L1's QEMU ended with {status}; see l1-qemu.log"),
         );
     }
     if ended.is_none() {
         say(
-            &bar,
+            bar,
             &format!("bed: L1 did not finish in {} s, ending it", limit.as_secs()),
         );
         qemu.kill()?;
@@ -144,6 +161,42 @@ pub fn boot(name: &str, job: &Job, limit: Duration) -> Result<Run> {
         folder,
         fatal,
     })
+}
+
+/// Which of the machines on a segment an L1 is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Alone,
+    First,
+    Second,
+}
+
+impl Place {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Alone => "L1",
+            Self::First => "L1, first",
+            Self::Second => "L1, second",
+        }
+    }
+
+    /// A byte that its addresses and sockets have and those of another place have not.
+    fn number(self) -> u8 {
+        u8::from(self == Self::Second)
+    }
+
+    /// What joins the segments of two machines.
+    fn wire(self) -> Option<String> {
+        let end = match self {
+            Self::Alone => return None,
+            Self::First => "server=on",
+            // Whoever comes first waits for the other.
+            Self::Second => "server=off,reconnect-ms=200",
+        };
+        Some(format!(
+            "stream,id=wire,{end},addr.type=unix,addr.path={BUILD}/l1-wire"
+        ))
+    }
 }
 
 /// Two L1 machines on two cores would starve each other into timeouts.
@@ -283,8 +336,10 @@ fn command_line() -> String {
     )
 }
 
-fn start_qemu(folder: &Path) -> Result<Child> {
+fn start_qemu(folder: &Path, place: Place) -> Result<Child> {
     let (share, images) = (folder.display(), images()?);
+    let number = place.number();
+    let monitor = format!("{BUILD}/l1-monitor-{number}");
     let mut qemu = machine();
     qemu.args([
         "-machine",
@@ -317,14 +372,14 @@ fn start_qemu(folder: &Path) -> Result<Child> {
     // L1 has the monitor of its own machine, to pull cables.
     .args([
         "-chardev",
-        &format!("socket,id=monitor,path={BUILD}/l1-monitor,server=on,wait=off"),
-    ])
-    .args(["-mon", "chardev=monitor,mode=control"])
-    .args([
+        &format!("socket,id=monitor,path={monitor},server=on,wait=off"),
+        "-mon",
+        "chardev=monitor,mode=control",
         "-chardev",
-        &format!("socket,id=to-monitor,path={BUILD}/l1-monitor"),
+        &format!("socket,id=to-monitor,path={monitor}"),
+        "-serial",
+        "chardev:to-monitor",
     ])
-    .args(["-serial", "chardev:to-monitor"])
     .args([
         "-fsdev",
         "local,id=root,path=/export,security_model=none,readonly=on,multidevs=remap",
@@ -344,13 +399,17 @@ fn start_qemu(folder: &Path) -> Result<Child> {
             ])
             .args([
                 "-device",
-                &format!("igb,netdev=n{index},bus=rp{index},mac=52:54:00:00:0{index}:00"),
+                &format!("igb,netdev=n{index},bus=rp{index},mac=52:54:00:0{number}:0{index}:00"),
             ]);
+    }
+    if let Some(wire) = place.wire() {
+        qemu.args(["-netdev", &wire])
+            .args(["-netdev", "hubport,id=n4,hubid=0,netdev=wire"]);
     }
     qemu.args(["-netdev", "hubport,id=n3,hubid=0"])
         .args([
             "-device",
-            "virtio-net-pci,netdev=n3,addr=6,mac=52:54:00:00:03:00",
+            &format!("virtio-net-pci,netdev=n3,addr=6,mac=52:54:00:0{number}:03:00"),
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -16,6 +16,7 @@ mod migration;
 mod mmio;
 mod namespace;
 mod ping;
+mod probe;
 mod qmp;
 mod scenario;
 mod soak;
@@ -53,6 +54,8 @@ enum Command {
     },
     /// The main job: migrate a guest between VFs of two PFs under traffic and judge it
     Demo,
+    /// The same between two hosts on one segment, there and back, and a migration that is cancelled
+    DemoTwoHosts,
     /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between; "core" is
     /// the name of the core ones
     Test { name: Option<String> },
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         match Cli::parse().command {
             Command::L1 { script, timeout } => l1::run_script(&script, timeout),
             Command::Demo => suite::demo(),
+            Command::DemoTwoHosts => suite::two_hosts(),
             Command::Test { name } => suite::test(name.as_deref()),
             Command::Soak { count, cancel } => soak::soak(count, cancel),
             Command::List => {

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use crate::clock::wait_for;
@@ -13,7 +14,7 @@ use crate::l2::L2;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// QEMU's own figures.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Report {
     pub status: String,
     pub error: String,
@@ -27,15 +28,29 @@ pub struct Report {
 
 /// Prepares both ends as libvirt does: events, and a return path so that the source learns of a refusal.
 pub fn connect(source: &mut L2, destination: &mut L2) -> Result<String> {
+    prepare(source)?;
+    let uri = format!("unix:{}", destination.file("incoming.sock").display());
+    listen(destination, &uri)?;
+    Ok(uri)
+}
+
+/// Prepares the source.
+pub fn prepare(machine: &mut L2) -> Result<()> {
     let capabilities = json!({ "capabilities": [
         { "capability": "events", "state": true },
         { "capability": "return-path", "state": true },
     ]});
-    source.cmd_with("migrate-set-capabilities", capabilities.clone())?;
-    destination.cmd_with("migrate-set-capabilities", capabilities)?;
-    let uri = format!("unix:{}", destination.file("incoming.sock").display());
-    destination.cmd_with("migrate-incoming", json!({ "uri": uri }))?;
-    Ok(uri)
+    machine
+        .cmd_with("migrate-set-capabilities", capabilities)
+        .map(drop)
+}
+
+/// Prepares the destination, and has it wait for what comes.
+pub fn listen(destination: &mut L2, uri: &str) -> Result<()> {
+    prepare(destination)?;
+    destination
+        .cmd_with("migrate-incoming", json!({ "uri": uri }))
+        .map(drop)
 }
 
 pub fn start(source: &mut L2, uri: &str) -> Result<()> {

@@ -12,6 +12,7 @@ mod garbage;
 mod interruptions;
 mod killed;
 mod kunit;
+mod loss;
 mod mappings;
 mod network;
 mod races;
@@ -19,6 +20,7 @@ mod selftests;
 mod soak;
 mod stream;
 mod tracking;
+mod two_hosts;
 mod vmm_bed;
 mod walk;
 
@@ -121,13 +123,33 @@ const SOAK: Scenario = Scenario {
     run: soak::soak,
 };
 
+const TWO_HOSTS: [Scenario; 2] = [
+    Scenario {
+        name: "two_hosts",
+        about: "",
+        core: false,
+        run: two_hosts::two_hosts,
+    },
+    Scenario {
+        name: two_hosts::SECOND,
+        about: "",
+        core: false,
+        run: two_hosts::second_host,
+    },
+];
+
 /// Runs scenarios in this L1 until one fails: after a failure the machine is no fair ground for the next.
 pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
-    let host = Host::boot()?;
+    let host = if names.iter().any(|name| name == two_hosts::SECOND) {
+        Host::boot_without_client()?
+    } else {
+        Host::boot()?
+    };
     let mut outcome = Outcome::default();
     for (number, name) in names.iter().enumerate() {
         let scenario = [DEMO, SOAK]
             .iter()
+            .chain(&TWO_HOSTS)
             .chain(ALL)
             .find(|s| s.name == name)
             .with_context(|| format!("no scenario {name}"))?;
@@ -147,7 +169,7 @@ pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
         });
         outcome.finished = outcome.verdicts.len() == names.len();
         job::save(&job::outcome_file(share), &outcome)?;
-        if name != "demo" {
+        if ![DEMO.name, TWO_HOSTS[0].name, TWO_HOSTS[1].name].contains(&name.as_str()) {
             let kernel = kernel::release();
             let last = &outcome.verdicts[outcome.verdicts.len() - 1];
             match &last.failure {

@@ -29,6 +29,10 @@ pub struct Migration {
     pub gap_ms: u64,
     pub lost: u64,
     pub device_bytes: u64,
+    /// How long nobody received for the guest.
+    pub deaf_us: u64,
+    /// Datagrams to the guest that were sent in that time and lost. From the guest none may be.
+    pub lost_datagrams: u64,
     /// What L1's kernel had for itself afterwards.
     pub kernel_kib: u64,
 }
@@ -138,6 +142,8 @@ impl Soak {
         row("longest gap", "ms", |m| m.gap_ms);
         row("pings lost", "", |m| m.lost);
         row("device state", "bytes", |m| m.device_bytes);
+        row("deaf", "us", |m| m.deaf_us);
+        row("lost to guest", "datagrams", |m| m.lost_datagrams);
         // Without a leg's first migrations: caches fill.
         for (number, leg) in self.legs.iter().enumerate() {
             if let [_, _, third, .., last] = leg.as_slice() {

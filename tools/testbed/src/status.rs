@@ -11,6 +11,8 @@ use crate::{clock, command};
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     values: BTreeMap<String, String>,
+    /// When it was read.
+    read_ns: u64,
 }
 
 pub fn path(bdf: &str) -> String {
@@ -19,13 +21,16 @@ pub fn path(bdf: &str) -> String {
 
 impl Status {
     pub fn read(bdf: &str) -> Result<Self> {
+        let before = clock::now_ns();
         let text = command::read(path(bdf))?;
+        let read_ns = before.midpoint(clock::now_ns());
         let pairs = text.lines().filter_map(|line| {
             let (key, value) = line.trim().split_once([' ', ':', '='])?;
             Some((key.to_owned(), value.trim().to_owned()))
         });
         Ok(Self {
             values: pairs.collect(),
+            read_ns,
         })
     }
 
@@ -37,6 +42,12 @@ impl Status {
         let text = self.text(key);
         text.parse()
             .with_context(|| format!("debugfs: {key} is {text:?}, not a number"))
+    }
+
+    /// A time that it gives since the open, by CLOCK_MONOTONIC.
+    pub fn time(&self, key: &str) -> Result<u64> {
+        let opened = self.read_ns.saturating_sub(self.number("now_ns")?);
+        Ok(opened + self.number(key)?)
     }
 
     pub fn mode(&self) -> &str {

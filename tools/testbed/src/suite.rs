@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{bail, Result};
 
 use crate::job::{Job, Verdict};
-use crate::l1::{boot, host_path};
+use crate::l1::{boot, boot_two, host_path};
 use crate::{kernel, scenario};
 
 /// Per scenario, with room for a machine that does other things too.
@@ -31,6 +31,31 @@ pub fn demo() -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The demo between two hosts.
+pub fn two_hosts() -> Result<bool> {
+    let runs = boot_two(
+        "two-hosts",
+        [&Job::FirstHost, &Job::SecondHost],
+        Duration::from_secs(600) * kernel::patience(),
+    )?;
+    let mut good = true;
+    for run in runs {
+        let failure = match run.outcome.verdicts.first() {
+            None => Some("L1 ended without a verdict".to_owned()),
+            Some(verdict) => verdict.failure.clone(),
+        };
+        let logs = host_path(&run.folder);
+        match failure.or_else(|| run.fatal.first().cloned()) {
+            None => println!("two hosts: passed; logs: {logs}"),
+            Some(why) => {
+                println!("two hosts: FAILED: {why}\ntwo hosts: logs: {logs}");
+                good = false;
+            }
+        }
+    }
+    Ok(good)
 }
 
 /// Runs the scenarios, or those with one of the comma-separated words in their name; L1 is booted anew only after a failure.

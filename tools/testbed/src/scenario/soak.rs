@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 
 use super::bed::{require_assigned, require_narrow, require_tracked, Bed, Traffic};
+use super::loss::{self, Ledger};
 use crate::job::{self, Job, SHARE};
 use crate::l2::{Options, L2};
 use crate::migration::{self, Report};
@@ -27,6 +28,7 @@ pub fn soak(bed: &Bed) -> Result<()> {
     let vfs = bed.pinned_vfs()?;
     let mut guest = bed.source(&vfs.a, &Options::default())?;
     let traffic = Traffic::start(bed)?;
+    let mut ledger = Ledger::start(&mut guest)?;
     let mut random = Random::new(clock::now_ns());
     let mut done = Vec::new();
     for _ in 0..count {
@@ -48,15 +50,22 @@ pub fn soak(bed: &Bed) -> Result<()> {
         if completed {
             require_narrow(&report)?;
         }
-        require_assigned(if completed { &next.vf } else { &guest.vf })?;
-        require_tracked(&guest.vf, &Status::read(&guest.vf)?)?;
+        let assigned = require_assigned(if completed { &next.vf } else { &guest.vf })?;
+        let left = Status::read(&guest.vf)?;
+        require_tracked(&guest.vf, &left)?;
         traffic.require()?;
+        let deaf = if completed {
+            Some(loss::deaf_between(&left, &assigned)?)
+        } else {
+            loss::deaf_while(&left, from)?
+        };
         if completed {
             guest.quit()?;
             guest = next;
         } else {
             next.kill()?;
         }
+        let lost = ledger.settle(&mut guest, deaf.clone())?;
         let pings = traffic.pinger.summary_since(from)?;
         done.push(Migration {
             status: report.status,
@@ -64,11 +73,14 @@ pub fn soak(bed: &Bed) -> Result<()> {
             gap_ms: pings.longest_gap.as_millis() as u64,
             lost: pings.lost as u64,
             device_bytes: report.device_bytes,
+            deaf_us: deaf.map_or(0, |deaf| (deaf.end - deaf.start) / 1000),
+            lost_datagrams: lost.into(),
             kernel_kib: kernel_kib()?,
         });
         // After each, so that what an L1 that dies has done still counts.
         job::save(&Migration::file(Path::new(SHARE)), &done)?;
     }
+    ledger.finish()?;
     traffic.finish().map(drop)
 }
 

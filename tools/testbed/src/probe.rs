@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Numbered datagrams at a steady pace, both ways between client and guest, and an account of every single one of them.
+//!
+//! The segment has no other path and keeps frames in order. So each number has to arrive once and in order, and what is
+//! missing is missing in one piece.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, ensure, Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
+
+use crate::{clock, kernel, namespace};
+
+const PORT: u16 = 7001;
+/// What the bed carries beside everything else it does.
+const PERIOD: Duration = Duration::from_millis(1);
+/// A guest that has heard nothing for so long has nobody to send to.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Of datagrams that wait to be taken: some seconds of them.
+const BUFFER_BYTES: usize = 8 << 20;
+/// Bytes of one, of which the first four are its number.
+const DATAGRAM_BYTES: usize = 64;
+
+/// Which numbers have arrived, in the order of their arrival: runs of consecutive ones, by first and count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrivals {
+    runs: Vec<(u32, u32)>,
+}
+
+impl Arrivals {
+    fn note(&mut self, number: u32) {
+        match self.runs.last_mut() {
+            Some((first, count)) if *first + *count == number => *count += 1,
+            _ => self.runs.push((number, 1)),
+        }
+    }
+
+    /// The number after the last one.
+    pub fn end(&self) -> u32 {
+        self.runs.last().map_or(0, |(first, count)| first + count)
+    }
+
+    /// The numbers that are missing, from the one after `from` on.
+    ///
+    /// # Errors
+    ///
+    /// One has arrived twice, or behind a later one.
+    pub fn gaps(&self, from: u32) -> Result<Vec<Range<u32>>> {
+        let mut gaps = Vec::new();
+        for pair in self.runs.windows(2) {
+            let (end, next) = (pair[0].0 + pair[0].1, pair[1].0);
+            ensure!(
+                end < next,
+                "number {next} arrived after {}: twice, or late",
+                end.wrapping_sub(1)
+            );
+            if end >= from {
+                gaps.push(end..next);
+            }
+        }
+        Ok(gaps)
+    }
+}
+
+/// What a guest says: how many it has sent, and what has arrived.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    pub sent: u32,
+    pub arrived: Arrivals,
+}
+
+static IN_GUEST: OnceLock<Arc<Mutex<Report>>> = OnceLock::new();
+
+/// The guest's end: answers whoever sends with numbers of its own, at the same pace.
+pub fn serve() -> Result<()> {
+    let report = Arc::clone(IN_GUEST.get_or_init(Arc::default));
+    let socket = socket(("0.0.0.0", PORT).into())?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2 * DATAGRAM_BYTES];
+        let sender = socket.try_clone();
+        let heard = Arc::new(Mutex::new(None::<(SocketAddr, Instant, Duration)>));
+        if let Ok(sender) = sender {
+            let (heard, report) = (Arc::clone(&heard), Arc::clone(&report));
+            std::thread::spawn(move || answer(&sender, &heard, &report));
+        }
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let Some((number, period)) = parse(&buffer[..length]) else {
+                continue;
+            };
+            lock(&report).arrived.note(number);
+            *lock(&heard) = Some((from, Instant::now(), period));
+        }
+    });
+    Ok(())
+}
+
+/// The guest's agent is asked for it.
+pub fn report() -> Result<String> {
+    let report = IN_GUEST.get().context("no probe is served")?;
+    Ok(serde_json::to_string(&*lock(report))?)
+}
+
+fn answer(
+    socket: &UdpSocket,
+    heard: &Mutex<Option<(SocketAddr, Instant, Duration)>>,
+    report: &Mutex<Report>,
+) {
+    let mut pace = Pace::new();
+    loop {
+        let last = *lock(heard);
+        match last.filter(|(_, at, _)| at.elapsed() < SILENCE) {
+            None => std::thread::sleep(Duration::from_millis(20)),
+            Some((to, _, period)) => {
+                let number = lock(report).sent;
+                // The interface may be down: that was none, then.
+                if socket.send_to(&datagram(number, period), to).is_ok() {
+                    lock(report).sent += 1;
+                }
+                pace.wait(period);
+            }
+        }
+    }
+}
+
+/// The client's end.
+pub struct Probe {
+    /// When each number was sent.
+    sent_ns: Arc<Mutex<Vec<u64>>>,
+    arrived: Arc<Mutex<Arrivals>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Probe {
+    pub fn start(guest_ip: &str) -> Result<Self> {
+        let to = SocketAddr::new(guest_ip.parse()?, PORT);
+        let socket = namespace::within(|| socket(("0.0.0.0", 0).into()))?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let (sent_ns, arrived) = (Arc::default(), Arc::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = {
+            let (socket, sent, stop) =
+                (socket.try_clone()?, Arc::clone(&sent_ns), Arc::clone(&stop));
+            std::thread::spawn(move || send_all(&socket, to, &sent, &stop))
+        };
+        let receiver = {
+            let (arrived, stop) = (Arc::clone(&arrived), Arc::clone(&stop));
+            std::thread::spawn(move || receive_all(&socket, &arrived, &stop))
+        };
+        Ok(Self {
+            sent_ns,
+            arrived,
+            stop,
+            threads: vec![sender, receiver],
+        })
+    }
+
+    /// How many were sent so far.
+    pub fn sent(&self) -> u32 {
+        lock(&self.sent_ns).len() as u32
+    }
+
+    pub fn arrived(&self) -> Arrivals {
+        lock(&self.arrived).clone()
+    }
+
+    /// When the numbers were sent, by CLOCK_MONOTONIC.
+    pub fn sent_between(&self, numbers: &Range<u32>) -> Result<Range<u64>> {
+        let sent = lock(&self.sent_ns);
+        let at = |number: u32| {
+            let at = sent.get(number as usize).copied();
+            at.with_context(|| format!("number {number} was never sent"))
+        };
+        Ok(at(numbers.start)?..at(numbers.end.saturating_sub(1))?)
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    ///
+    /// One of its threads has panicked.
+    pub fn finish(mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread
+                .join()
+                .map_err(|_| anyhow!("a thread of the probe panicked"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn send_all(socket: &UdpSocket, to: SocketAddr, sent: &Mutex<Vec<u64>>, stop: &AtomicBool) {
+    let period = PERIOD * kernel::patience().pow(2);
+    let mut pace = Pace::new();
+    while !stop.load(Ordering::Relaxed) {
+        let number = {
+            let mut sent = lock(sent);
+            sent.push(clock::now_ns());
+            sent.len() as u32 - 1
+        };
+        // A refused send (no route while ARP is open) is a lost one, which it is.
+        let _ = socket.send_to(&datagram(number, period), to);
+        pace.wait(period);
+    }
+}
+
+fn receive_all(socket: &UdpSocket, arrived: &Mutex<Arrivals>, stop: &AtomicBool) {
+    let mut buffer = [0; 2 * DATAGRAM_BYTES];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(length) = socket.recv(&mut buffer) {
+            if let Some((number, _)) = parse(&buffer[..length]) {
+                lock(arrived).note(number);
+            }
+        }
+    }
+}
+
+/// Steady, but what was missed is not made good: a burst would be a load that is not measured.
+struct Pace(Instant);
+
+impl Pace {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    fn wait(&mut self, period: Duration) {
+        let now = Instant::now();
+        self.0 = (self.0 + period).max(now);
+        std::thread::sleep(self.0 - now);
+    }
+}
+
+fn socket(address: (&str, u16)) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(address).context("no UDP socket")?;
+    // For more than the system's limit one has to be root, as both ends are.
+    setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &BUFFER_BYTES)?;
+    Ok(socket)
+}
+
+/// The number, and the pace in µs.
+fn datagram(number: u32, period: Duration) -> [u8; DATAGRAM_BYTES] {
+    let mut bytes = [0x5a; DATAGRAM_BYTES];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes[4..8].copy_from_slice(&(period.as_micros() as u32).to_be_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Option<(u32, Duration)> {
+    let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    (bytes.len() == DATAGRAM_BYTES).then_some(())?;
+    Some((word(0)?, Duration::from_micros(word(4)?.into())))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(numbers: impl IntoIterator<Item = u32>) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        numbers.into_iter().for_each(|number| arrivals.note(number));
+        arrivals
+    }
+
+    #[test]
+    fn what_is_missing_is_a_gap_and_what_is_late_or_doubled_an_error() {
+        assert_eq!(arrivals(7..20).gaps(0).unwrap(), []);
+        assert_eq!(arrivals((0..5).chain(9..12)).gaps(0).unwrap(), [5..9]);
+        assert_eq!(arrivals((0..5).chain(9..12)).gaps(6).unwrap(), []);
+        assert!(arrivals([0, 1, 1, 2]).gaps(0).is_err());
+        assert!(arrivals([0, 2, 1, 3]).gaps(0).is_err());
+        assert_eq!(arrivals([3, 4]).end(), 5);
+    }
+
+    #[test]
+    fn a_datagram_says_its_number_and_its_pace() {
+        let sent = datagram(70_000, Duration::from_millis(25));
+        assert_eq!(parse(&sent), Some((70_000, Duration::from_millis(25))));
+        assert_eq!(parse(&sent[1..]), None);
+    }
+}
