@@ -3,19 +3,16 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 
 use crate::job::{self, Job, Outcome};
 use crate::kernel;
+use crate::l1_qemu::{self, images, is_emulated, Place, EMULATOR};
 
 pub const BUILD: &str = "/build";
 /// What guests start from: always the stock kernel's.
@@ -116,7 +113,7 @@ fn run(name: &str, job: &Job, place: Place, limit: Duration, bar: &ProgressBar) 
             "bed: the root has no QEMU of its own: guests will hang now and then",
         );
     }
-    let mut qemu = start_qemu(&folder, place)?;
+    let mut qemu = l1_qemu::start(&folder, place)?;
     let stdout = qemu.stdout.take().context("QEMU has no stdout")?;
     let screen = bar.clone();
     let relay = std::thread::spawn(move || relay_lines(stdout, &screen));
@@ -161,42 +158,6 @@ fn run(name: &str, job: &Job, place: Place, limit: Duration, bar: &ProgressBar) 
         folder,
         fatal,
     })
-}
-
-/// Which of the machines on a segment an L1 is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Alone,
-    First,
-    Second,
-}
-
-impl Place {
-    fn title(self) -> &'static str {
-        match self {
-            Self::Alone => "L1",
-            Self::First => "L1, first",
-            Self::Second => "L1, second",
-        }
-    }
-
-    /// A byte that its addresses and sockets have and those of another place have not.
-    fn number(self) -> u8 {
-        u8::from(self == Self::Second)
-    }
-
-    /// What joins the segments of two machines.
-    fn wire(self) -> Option<String> {
-        let end = match self {
-            Self::Alone => return None,
-            Self::First => "server=on",
-            // Whoever comes first waits for the other.
-            Self::Second => "server=off,reconnect-ms=200",
-        };
-        Some(format!(
-            "stream,id=wire,{end},addr.type=unix,addr.path={BUILD}/l1-wire"
-        ))
-    }
 }
 
 /// Two L1 machines on two cores would starve each other into timeouts.
@@ -250,11 +211,6 @@ fn prepare_share(folder: &Path, job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// What L1 starts from.
-fn images() -> Result<String> {
-    std::env::var("SEMIASSIGN_IMAGES").context("run me through tools/root/enter")
-}
-
 /// Appends `/init` to a cpio archive (newc). The kernel unpacks concatenated archives one after the other.
 fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
     for (name, mode, data) in [("init", 0o100_755_u32, program), ("TRAILER!!!", 0, &[][..])] {
@@ -285,140 +241,6 @@ fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
         archive.resize(archive.len().next_multiple_of(4), 0);
     }
     Ok(())
-}
-
-/// The QEMU that `tools/root/make-qemu` builds: what it mends in emulated SVM stops guests otherwise.
-const EMULATOR: &str = "/usr/local/lib/semiassign/qemu-system-x86_64";
-
-/// Whether L1's processor has to be emulated. /dev/kvm alone proves nothing: L1 needs virtualisation that it can pass on.
-fn is_emulated() -> bool {
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let nested = flags
-        .split_whitespace()
-        .any(|flag| flag == "svm" || flag == "vmx");
-    !nested || !Path::new("/dev/kvm").exists() || std::env::var_os("SEMIASSIGN_TCG").is_some()
-}
-
-/// QEMU with its accelerator.
-fn machine() -> Command {
-    if !is_emulated() {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "kvm", "-cpu", "host"]);
-        return qemu;
-    }
-    let mut qemu = if Path::new(EMULATOR).exists() {
-        let mut qemu = Command::new(EMULATOR);
-        for firmware in [
-            "/usr/share/qemu",
-            "/usr/share/seabios",
-            "/usr/lib/ipxe/qemu",
-        ] {
-            qemu.args(["-L", firmware]);
-        }
-        qemu
-    } else {
-        Command::new("qemu-system-x86_64")
-    };
-    qemu.args(["-accel", "tcg,thread=multi"])
-        .args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
-    qemu
-}
-
-fn command_line() -> String {
-    // What a debug kernel warns of is never harmless.
-    let panic = if kernel::is_debug() {
-        "panic_on_warn=1"
-    } else {
-        ""
-    };
-    format!(
-        "console=ttyS0 intel_iommu=on iommu=pt quiet loglevel=5 panic=-1 log_buf_len=4M no_timer_check kunit.autorun=0 {panic}"
-    )
-}
-
-fn start_qemu(folder: &Path, place: Place) -> Result<Child> {
-    let (share, images) = (folder.display(), images()?);
-    let number = place.number();
-    let monitor = format!("{BUILD}/l1-monitor-{number}");
-    let mut qemu = machine();
-    qemu.args([
-        "-machine",
-        "q35,kernel-irqchip=split",
-        "-smp",
-        "2",
-        "-m",
-        "4G",
-        "-nodefaults",
-        "-nographic",
-        "-no-reboot",
-    ])
-    .args(["-device", "intel-iommu,intremap=on,device-iotlb=off"])
-    .args([
-        "-kernel",
-        &format!("{images}/vmlinuz"),
-        "-initrd",
-        &format!("{images}/l1.cpio"),
-    ])
-    .args(["-append", &command_line()])
-    // A triple fault of L1 would leave no other trace.
-    .args(["-d", "cpu_reset"])
-    .args(["-serial", &format!("file:{share}/l1-console.log")])
-    .args([
-        "-chardev",
-        "stdio,id=words,signal=off",
-        "-serial",
-        "chardev:words",
-    ])
-    // L1 has the monitor of its own machine, to pull cables.
-    .args([
-        "-chardev",
-        &format!("socket,id=monitor,path={monitor},server=on,wait=off"),
-        "-mon",
-        "chardev=monitor,mode=control",
-        "-chardev",
-        &format!("socket,id=to-monitor,path={monitor}"),
-        "-serial",
-        "chardev:to-monitor",
-    ])
-    .args([
-        "-fsdev",
-        "local,id=root,path=/export,security_model=none,readonly=on,multidevs=remap",
-    ])
-    .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"])
-    .args([
-        "-fsdev",
-        &format!("local,id=share,path={share},security_model=none"),
-    ])
-    .args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"])
-    .args(["-device", "virtio-rng-pci"]);
-    for (index, slot) in [(1, 4), (2, 5)] {
-        qemu.args(["-netdev", &format!("hubport,id=n{index},hubid=0")])
-            .args([
-                "-device",
-                &format!("pcie-root-port,id=rp{index},chassis={index},addr={slot}"),
-            ])
-            .args([
-                "-device",
-                &format!("igb,netdev=n{index},bus=rp{index},mac=52:54:00:0{number}:0{index}:00"),
-            ]);
-    }
-    if let Some(wire) = place.wire() {
-        qemu.args(["-netdev", &wire])
-            .args(["-netdev", "hubport,id=n4,hubid=0,netdev=wire"]);
-    }
-    qemu.args(["-netdev", "hubport,id=n3,hubid=0"])
-        .args([
-            "-device",
-            &format!("virtio-net-pci,netdev=n3,addr=6,mac=52:54:00:0{number}:03:00"),
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(folder.join("l1-qemu.log"))?);
-    // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
-    unsafe {
-        qemu.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
-    }
-    qemu.spawn().context("cannot start qemu-system-x86_64")
 }
 
 fn relay_lines(from: impl Read, screen: &ProgressBar) {

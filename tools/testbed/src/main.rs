@@ -10,6 +10,7 @@ mod inside;
 mod job;
 mod kernel;
 mod l1;
+mod l1_qemu;
 mod l2;
 mod machine;
 mod migration;

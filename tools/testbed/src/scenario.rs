@@ -5,6 +5,7 @@ mod adversary;
 mod allocations;
 mod basic;
 mod bed;
+mod cell;
 mod control_page;
 mod demo;
 mod faults;
