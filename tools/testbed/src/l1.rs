@@ -4,6 +4,8 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
@@ -17,6 +19,8 @@ use crate::l1_qemu::{self, images, is_emulated, Place, EMULATOR};
 pub const BUILD: &str = "/build";
 /// What guests start from: always the stock kernel's.
 pub const GUEST_IMAGES: &str = "/src/images";
+/// How the driver begins what it has to say.
+const DRIVER: &str = ": semiassign: ";
 /// Console lines worth a place on the user's screen; all are in the log.
 const ALARMING: [&str; 9] = [
     "BUG:",
@@ -24,7 +28,7 @@ const ALARMING: [&str; 9] = [
     "Oops",
     "Kernel panic",
     "Call Trace",
-    ": semiassign: ",
+    DRIVER,
     "DMAR:",
     "bed:",
     "rust_kernel",
@@ -116,12 +120,15 @@ fn run(name: &str, job: &Job, place: Place, limit: Duration, bar: &ProgressBar) 
     let mut qemu = l1_qemu::start(&folder, place)?;
     let stdout = qemu.stdout.take().context("QEMU has no stdout")?;
     let screen = bar.clone();
-    let relay = std::thread::spawn(move || relay_lines(stdout, &screen));
+    let quiet = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&quiet);
+    let relay = std::thread::spawn(move || relay_lines(stdout, &screen, &flag));
     let mut console = Tail::new(folder.join("l1-console.log"));
     let mut fatal = Vec::new();
     let ended = loop {
         for line in console.lines() {
-            if ALARMING.iter().any(|word| line.contains(word)) {
+            let provoked = quiet.load(Ordering::Relaxed) && line.contains(DRIVER);
+            if !provoked && ALARMING.iter().any(|word| line.contains(word)) {
                 say(bar, &format!("  {}| {line}", place.title()));
             }
             if FATAL.iter().any(|word| line.contains(word)) {
@@ -243,12 +250,14 @@ fn append_init(archive: &mut Vec<u8>, program: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn relay_lines(from: impl Read, screen: &ProgressBar) {
+fn relay_lines(from: impl Read, screen: &ProgressBar, quiet: &AtomicBool) {
     for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches('\r');
         if let Some(message) = line.strip_prefix("@progress ") {
             screen.set_message(message.to_owned());
+        } else if let Some(on) = line.strip_prefix("@quiet ") {
+            quiet.store(on == "true", Ordering::Relaxed);
         } else {
             say(screen, line);
         }

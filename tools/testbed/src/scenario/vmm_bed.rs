@@ -51,17 +51,18 @@ pub fn bounded<T: Send + 'static>(
         .map_err(|_| anyhow!("{what}: a thread panicked"))?
 }
 
-/// Keeps the driver's messages off the console while an adversary provokes one after the other; the log has them. Not where a
-/// warning is the end of L1, and its log with it.
+/// Keeps the driver's messages off the screen while an adversary provokes one after the other; the log has them. And off the
+/// console, which is slow, but where a warning is the end of L1 and of its log.
 pub struct QuietConsole(String);
 
 const PRINTK: &str = "/proc/sys/kernel/printk";
 
 impl QuietConsole {
     pub fn new() -> Result<Self> {
+        println!("@quiet true");
         let before = command::read(PRINTK)?;
-        // KERN_ERR and worse.
         if !kernel::is_debug() {
+            // KERN_ERR and worse.
             command::write(PRINTK, "4")?;
         }
         Ok(Self(before))
@@ -71,5 +72,6 @@ impl QuietConsole {
 impl Drop for QuietConsole {
     fn drop(&mut self) {
         let _ = command::write(PRINTK, self.0.trim());
+        println!("@quiet false");
     }
 }
