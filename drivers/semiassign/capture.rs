@@ -263,6 +263,7 @@ impl Inner {
         self.adapter.raise_all(&mut RealVf(dev));
         self.stats.releases += 1;
         self.stats.release_ns = elapsed_ns(since);
+        self.stats.released_at_ns = self.stats.now_ns();
         dev_info!(
             dev.as_dev(),
             "semiassign: released in {} us\n",

@@ -20,8 +20,9 @@ pub(crate) struct Stats {
     pub(crate) release_ns: u64,
     pub(crate) stop_ns: u64,
     pub(crate) resume_ns: u64,
-    /// When the last capture was complete, since open.
+    /// When the last capture, and the last release, was complete, since open.
     pub(crate) captured_at_ns: u64,
+    pub(crate) released_at_ns: u64,
     /// When PRE_COPY was last entered, since open.
     pub(crate) precopy_at_ns: u64,
     /// When the mirror rings were last stopped, and when they were last started: in between nothing is received. Since
@@ -50,6 +51,7 @@ impl Stats {
             stop_ns: 0,
             resume_ns: 0,
             captured_at_ns: 0,
+            released_at_ns: 0,
             precopy_at_ns: 0,
             stopped_at_ns: 0,
             started_at_ns: 0,
@@ -138,6 +140,7 @@ fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         stop_ns,
         resume_ns,
         captured_at_ns,
+        released_at_ns,
         precopy_at_ns,
         stopped_at_ns,
         started_at_ns,
@@ -158,6 +161,7 @@ fn show(shown: &Shown, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         ("stop_ns", stop_ns),
         ("resume_ns", resume_ns),
         ("captured_at_ns", captured_at_ns),
+        ("released_at_ns", released_at_ns),
         ("precopy_at_ns", precopy_at_ns),
         ("stopped_at_ns", stopped_at_ns),
         ("started_at_ns", started_at_ns),

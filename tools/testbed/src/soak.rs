@@ -29,10 +29,10 @@ pub struct Migration {
     pub gap_ms: u64,
     pub lost: u64,
     pub device_bytes: u64,
-    /// How long nobody received for the guest.
+    /// From the source's stop until the destination listened.
     pub deaf_us: u64,
-    /// Datagrams to the guest that were sent in that time and lost. From the guest none may be.
-    pub lost_datagrams: u64,
+    /// Datagrams to the guest that were lost: in the capture, then, and in the release. From the guest none may be.
+    pub lost_datagrams: [u32; 3],
     /// What L1's kernel had for itself afterwards.
     pub kernel_kib: u64,
 }
@@ -143,7 +143,9 @@ impl Soak {
         row("pings lost", "", |m| m.lost);
         row("device state", "bytes", |m| m.device_bytes);
         row("deaf", "us", |m| m.deaf_us);
-        row("lost to guest", "datagrams", |m| m.lost_datagrams);
+        row("lost, capture", "datagrams", |m| m.lost_datagrams[0].into());
+        row("lost, switch", "datagrams", |m| m.lost_datagrams[1].into());
+        row("lost, release", "datagrams", |m| m.lost_datagrams[2].into());
         // Without a leg's first migrations: caches fill.
         for (number, leg) in self.legs.iter().enumerate() {
             if let [_, _, third, .., last] = leg.as_slice() {

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
 use super::bed::SOON;
 use crate::clock::{ms, wait_for};
@@ -24,15 +24,53 @@ pub struct Ledger {
     settled: (u32, u32),
 }
 
-/// When nobody received for the guest, by CLOCK_MONOTONIC: from the source's stop until the destination listens.
-pub fn deaf_between(source: &Status, destination: &Status) -> Result<Range<u64>> {
-    Ok(source.time("stopped_at_ns")?..destination.time("listening_at_ns")?)
+/// When nobody received for the guest, by CLOCK_MONOTONIC.
+#[derive(Clone, Debug)]
+pub struct Deaf {
+    /// While the source was captured: from before its allocations.
+    capture: Range<u64>,
+    /// From the source's stop until the destination listened; nothing if a migration was cancelled before.
+    pub switch: Range<u64>,
+    /// While the VF where the guest ended was released.
+    release: Range<u64>,
 }
 
-/// The same for a migration that was cancelled after `from`, if it came so far.
-pub fn deaf_while(source: &Status, from: u64) -> Result<Option<Range<u64>>> {
-    let deaf = source.time("stopped_at_ns")?..source.time("started_at_ns")?;
-    Ok((deaf.start > from && deaf.start < deaf.end).then_some(deaf))
+/// Datagrams to the guest that were lost, by when they were sent.
+#[derive(Default)]
+pub struct Loss {
+    pub capture: u32,
+    pub switch: u32,
+    pub release: u32,
+}
+
+impl Deaf {
+    /// For a migration from `source` to `destination`.
+    pub fn between(source: &Status, destination: &Status) -> Result<Self> {
+        Ok(Self {
+            capture: ending(source, "captured_at_ns", "capture_ns")?,
+            switch: source.time("stopped_at_ns")?..destination.time("listening_at_ns")?,
+            release: ending(destination, "released_at_ns", "release_ns")?,
+        })
+    }
+
+    /// For one that was begun at `from` and cancelled.
+    pub fn while_cancelled(source: &Status, from: u64) -> Result<Self> {
+        let stopped = source.time("stopped_at_ns")?..source.time("started_at_ns")?;
+        Ok(Self {
+            capture: ending(source, "captured_at_ns", "capture_ns")?,
+            switch: if stopped.start > from {
+                stopped
+            } else {
+                from..from
+            },
+            release: ending(source, "released_at_ns", "release_ns")?,
+        })
+    }
+}
+
+fn ending(status: &Status, at: &str, duration: &str) -> Result<Range<u64>> {
+    let end = status.time(at)?;
+    Ok(end.saturating_sub(status.number(duration)?)..end)
 }
 
 impl Ledger {
@@ -50,16 +88,15 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Waits until what was sent so far is there, and settles the account since the last time: how many datagrams to the
-    /// guest were lost. `deaf` is when nobody received.
+    /// Waits until what was sent so far is there, and settles the account since the last time.
     ///
     /// # Errors
     ///
     /// A datagram was lost, doubled or late that must not have been.
-    pub fn settle(&mut self, guest: &mut L2, deaf: Option<Range<u64>>) -> Result<u32> {
+    pub fn settle(&mut self, guest: &mut L2, deaf: &Deaf) -> Result<Loss> {
         let report = self.report(guest)?;
         let (to_guest, to_client) = self.settled;
-        let lost = report.arrived.gaps(to_guest).context("to the guest")?;
+        let mut lost = report.arrived.gaps(to_guest).context("to the guest")?;
         let arrived = self.probe.arrived();
         let unsent = arrived.gaps(to_client).context("to the client")?;
         ensure!(
@@ -67,22 +104,31 @@ impl Ledger {
             "the guest has sent {unsent:?}, and nobody got them"
         );
         self.settled = (report.arrived.end(), arrived.end());
-        let Some(numbers) = lost.first() else {
-            return Ok(0);
-        };
-        ensure!(lost.len() == 1, "lost in more than one piece: {lost:?}");
-        let sent = self.probe.sent_between(numbers)?;
-        let deaf = deaf.with_context(|| format!("{numbers:?} were lost, and nobody was deaf"))?;
-        let slack = (UNDER_WAY * kernel::patience()).as_nanos() as u64;
-        ensure!(
-            sent.start + slack >= deaf.start && sent.end <= deaf.end + slack,
-            "{numbers:?} were lost, sent from {:.1} to {:.1} ms, and nobody received from {:.1} to {:.1} ms",
-            ms(sent.start),
-            ms(sent.end),
-            ms(deaf.start),
-            ms(deaf.end)
-        );
-        Ok(numbers.end - numbers.start)
+        let mut loss = Loss::default();
+        // The largest piece first: the times are close to each other, give or take what is under way.
+        lost.sort_by_key(|numbers| std::cmp::Reverse(numbers.len()));
+        let mut open = vec![
+            (&deaf.switch, &mut loss.switch),
+            (&deaf.capture, &mut loss.capture),
+            (&deaf.release, &mut loss.release),
+        ];
+        for numbers in lost {
+            let sent = self.probe.sent_between(&numbers)?;
+            let slack = (UNDER_WAY * kernel::patience()).as_nanos() as u64;
+            let explains = |deaf: &Range<u64>| {
+                sent.start + slack >= deaf.start && sent.end <= deaf.end + slack
+            };
+            let Some(at) = open.iter().position(|(deaf, _)| explains(deaf)) else {
+                bail!(
+                    "{numbers:?} were lost, sent from {:.1} to {:.1} ms, and nobody was deaf then or only once: {deaf:?}",
+                    ms(sent.start),
+                    ms(sent.end)
+                );
+            };
+            // Each is one piece: frames keep their order.
+            *open.swap_remove(at).1 = numbers.len() as u32;
+        }
+        Ok(loss)
     }
 
     /// What the guest says, once all that either has sent so far has arrived or is known to be lost.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 
 use super::bed::{require_assigned, require_narrow, require_tracked, Bed, Traffic};
-use super::loss::{self, Ledger};
+use super::loss::{Deaf, Ledger};
 use crate::job::{self, Job, SHARE};
 use crate::l2::{Options, L2};
 use crate::migration::{self, Report};
@@ -55,9 +55,9 @@ pub fn soak(bed: &Bed) -> Result<()> {
         require_tracked(&guest.vf, &left)?;
         traffic.require()?;
         let deaf = if completed {
-            Some(loss::deaf_between(&left, &assigned)?)
+            Deaf::between(&left, &assigned)?
         } else {
-            loss::deaf_while(&left, from)?
+            Deaf::while_cancelled(&left, from)?
         };
         if completed {
             guest.quit()?;
@@ -65,7 +65,7 @@ pub fn soak(bed: &Bed) -> Result<()> {
         } else {
             next.kill()?;
         }
-        let lost = ledger.settle(&mut guest, deaf.clone())?;
+        let loss = ledger.settle(&mut guest, &deaf)?;
         let pings = traffic.pinger.summary_since(from)?;
         done.push(Migration {
             status: report.status,
@@ -73,8 +73,8 @@ pub fn soak(bed: &Bed) -> Result<()> {
             gap_ms: pings.longest_gap.as_millis() as u64,
             lost: pings.lost as u64,
             device_bytes: report.device_bytes,
-            deaf_us: deaf.map_or(0, |deaf| (deaf.end - deaf.start) / 1000),
-            lost_datagrams: lost.into(),
+            deaf_us: (deaf.switch.end - deaf.switch.start) / 1000,
+            lost_datagrams: [loss.capture, loss.switch, loss.release],
             kernel_kib: kernel_kib()?,
         });
         // After each, so that what an L1 that dies has done still counts.
