@@ -146,7 +146,8 @@ impl Twins {
             Act::Control { val } => self.raw_control(u32::from(val)),
             Act::Write { index, val } => {
                 // The guest overwrites what it has not read, and the model takes its word for the PF's.
-                let unread = *self.bare.borrow_mut().reg(V2PMAILBOX) & PFSTS != 0;
+                let mut unread = false;
+                self.both(|world| unread |= *world.reg(V2PMAILBOX) & PFSTS != 0);
                 // Or what the PF has not read, and the model repeats the message as it was sent.
                 self.wild |= self.bare.borrow().unanswered || self.overtaken;
                 self.apart |= unread;
