@@ -75,8 +75,10 @@ pub struct Igbvf {
     rx: [rx::Queue; QUEUES],
     /// Between start and stop.
     running: bool,
-    /// Loaded and not started: the RX mirror rings may run already.
+    /// Paused, or loaded and not started: the RX mirror rings run all the same.
     listening: bool,
+    /// The vectors were masked for that: what the guest has for them is in `interrupts`.
+    masked: bool,
     /// Captured from the hardware, and not started since.
     fresh: bool,
     /// The PF was reset behind the guest's back: the record has to be repeated.
@@ -109,6 +111,7 @@ impl Igbvf {
             rx: [const { rx::Queue::new() }; QUEUES],
             running: false,
             listening: false,
+            masked: false,
             fresh: false,
             lost: false,
             mirror_gone: false,
@@ -141,15 +144,22 @@ impl Igbvf {
         self.rx.iter().any(|rx| rx.partial() != whole)
     }
 
-    /// Ends what [`listen`](Adapter::listen) has begun; what came meanwhile is held.
+    /// What is received would raise a vector of a guest that does not run.
+    fn mask(&mut self, hw: &mut dyn Hardware) {
+        hw.write32(regs::EIMC, u32::MAX);
+        self.masked = true;
+    }
+
+    /// Ends what [`pause`](Adapter::pause) or [`listen`](Adapter::listen) has begun; what came meanwhile is held.
     fn deafen(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
         self.listening = false;
         let result = self.queues_off(io.hw);
         for (q, rx) in self.rx.iter_mut().enumerate() {
-            rx.hold(q, io.mirror, &mut self.counters);
+            if rx.is_guest_on() {
+                rx.hold(q, io.mirror, &mut self.counters);
+            }
             rx.mirror_lost();
         }
-        self.interrupts.write(io.hw);
         result
     }
 
@@ -226,6 +236,7 @@ impl Adapter for Igbvf {
             rx,
             running: _, // the kernel's business: the mirror starts again when the guest does
             listening,
+            masked,
             fresh,
             lost,
             mirror_gone,
@@ -241,7 +252,7 @@ impl Adapter for Igbvf {
             tx.reset();
             rx.reset(counters);
         }
-        (*listening, *fresh) = (false, false);
+        (*listening, *masked, *fresh) = (false, false, false);
         (*lost, *mirror_gone, *turns) = (false, false, 0);
         // A reset does not take the buffer away from a driver that died with it, and the PF waits for it.
         hw.write32(regs::V2PMAILBOX, 0);
@@ -304,7 +315,7 @@ impl Adapter for Igbvf {
             tx.reset();
             rx.reset(&mut self.counters);
         }
-        (self.listening, self.fresh) = (false, true);
+        (self.listening, self.masked, self.fresh) = (false, false, true);
         (self.lost, self.mirror_gone, self.turns) = (false, false, 0);
         self.interrupts = Interrupts::read(hw, is_active(page));
         self.expose_reset(hw);
@@ -333,8 +344,8 @@ impl Adapter for Igbvf {
                 rx.mirror_lost();
             }
         }
-        if listening {
-            self.interrupts.write(io.hw);
+        if core::mem::take(&mut self.masked) {
+            self.interrupts.unmask(io.hw);
         }
         self.running = true;
         if !self.lost {
@@ -351,8 +362,7 @@ impl Adapter for Igbvf {
 
     fn listen(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers, mirror: &mut dyn Area) {
         self.listening = true;
-        // What is received would raise a vector of a guest that does not run.
-        hw.write32(regs::EIMC, u32::MAX);
+        self.mask(hw);
         for (q, rx) in self.rx.iter_mut().enumerate() {
             if rx.follow(q, page, &mut self.counters) {
                 // One that does not start is started again with the others.
@@ -377,6 +387,42 @@ impl Adapter for Igbvf {
         let progress = self.relay(io, budget);
         self.check_hardware(io, progress.frames == 0);
         progress
+    }
+
+    fn pause(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
+        self.settle(io.hw);
+        if !self.running {
+            return Ok(());
+        }
+        let (mut causes, mut result) = (Causes::default(), Ok(()));
+        let Self {
+            tx, rx, counters, ..
+        } = self;
+        for (q, (tx, rx)) in tx.iter_mut().zip(rx).enumerate() {
+            tx.follow(q, io.page, counters);
+            rx.follow(q, io.page, counters);
+            if tx.drain(q, io) {
+                causes.tx(q);
+            }
+            result = result.and(mirror::switch_off(io.hw, nth(regs::TXDCTL, q)));
+            if tx.reap(q, io) {
+                causes.tx(q);
+            }
+            tx.mirror_lost();
+            let all = mirror::RX_SLOTS.saturating_add(rx.held().count());
+            if rx.relay(q, io, all, counters) > 0 {
+                causes.rx(q);
+            }
+            rx.kick(q, io.hw);
+        }
+        causes.raise(io.hw);
+        let now = Interrupts::read(io.hw, is_active(io.page));
+        if now.is_set_up() {
+            self.interrupts = now;
+        }
+        self.mask(io.hw);
+        (self.running, self.listening) = (false, true);
+        result
     }
 
     fn stop(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
@@ -534,7 +580,7 @@ impl Adapter for Igbvf {
         }
         let state = State {
             pairs,
-            interrupts: if self.lost {
+            interrupts: if self.lost || self.masked {
                 self.interrupts.as_meant(is_active(page))
             } else {
                 Interrupts::read(hw, is_active(page))
@@ -578,7 +624,7 @@ impl Adapter for Igbvf {
         self.psrtype = psrtype;
         self.mailbox = mailbox;
         self.statistics.restore(statistics, hw);
-        (self.listening, self.fresh) = (false, false);
+        (self.listening, self.masked, self.fresh) = (false, false, false);
         (self.lost, self.mirror_gone) = (false, false);
         Ok(())
     }

@@ -383,3 +383,33 @@ fn vectors_are_masked_before_anything_is_received_for_a_guest_that_does_not_run(
     assert!(rig.hw.writes.contains(&(regs::RDT, mirror::RX_SLOTS - 1)));
     assert!(rig.hw.writes.iter().all(|(at, _)| *at != regs::EIMS));
 }
+
+#[test]
+fn vectors_of_a_paused_guest_are_masked_and_travel_as_they_were() {
+    let mut rig = Rig::new();
+    rig.enable_rx(0, 64, 9, ONE_BUFFER);
+    rig.hw.page.write32(regs::EIMS, 5);
+    rig.start();
+    rig.with(|model, io| model.pause(io)).unwrap();
+    assert!(rig.hw.writes.contains(&(regs::EIMC, u32::MAX)));
+    // As silicon reads then.
+    rig.hw.page.write32(regs::EIMS, 0);
+    rig.with(|model, io| model.stop(io)).unwrap();
+    let mut image = vec![0; 1024];
+    let mut w = Writer::new(&mut image);
+    let Rig {
+        model, hw, page, ..
+    } = &mut rig;
+    model.save_state(hw, page, &mut w).unwrap();
+    let len = w.written();
+    let mut other = Rig::new();
+    let Rig {
+        model, hw, page, ..
+    } = &mut other;
+    model
+        .load_state(&mut Reader::new(&image[..len]), hw, page)
+        .unwrap();
+    assert_eq!(hw.page.read32(regs::EIMS), 5);
+    rig.start();
+    assert_eq!(rig.hw.page.read32(regs::EIMS), 5);
+}

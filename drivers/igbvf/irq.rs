@@ -88,6 +88,11 @@ impl Interrupts {
         hw.write32(EIMS, eims);
     }
 
+    /// Lets the vectors through again that were masked at once.
+    pub(crate) fn unmask<R: Registers + ?Sized>(&self, hw: &mut R) {
+        hw.write32(EIMS, self.eims);
+    }
+
     /// Whether a cause has a vector.
     pub(crate) fn is_set_up(&self) -> bool {
         self.ivar0 != 0

@@ -108,6 +108,8 @@ impl Igbvf {
         }
         self.repeated = Repeated::No;
         self.mailbox.give_up();
+        // What it has for vectors now is not known.
+        self.masked = false;
         // It is the guest that asked, so there is nothing to repair.
         self.lost = false;
         self.mirror_gone = false;

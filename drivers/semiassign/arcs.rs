@@ -62,7 +62,8 @@ impl Inner {
             (Running, RunningP2p) | (PreCopy, PreCopyP2p) => self.quiet(dev),
             (RunningP2p, Running) | (PreCopyP2p, PreCopy) => self.resume(dev),
             (RunningP2p, Stop) | (Stop, RunningP2p) => Ok(None),
-            (PreCopyP2p, StopCopy) => self.pre_copy_p2p_to_stop_copy(dev),
+            // What the image has of frames is what has come until it is read.
+            (PreCopyP2p, StopCopy) => Ok(None),
             (Stop, StopCopy) => self.stop_to_stop_copy(dev).map(Some),
             (StopCopy, Stop) => {
                 self.session = Session::None;
@@ -111,7 +112,7 @@ impl Inner {
         self.open_saving(dev)
     }
 
-    /// Stops all DMA. A VF with live rings is captured for that: frames that arrive are held, not lost. One
+    /// Stops all DMA to the guest. A VF with live rings is captured for that: frames that arrive wait, and are not lost. One
     /// that cannot be captured cannot migrate either, and is left alone, as plain vfio-pci does.
     fn quiet(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
@@ -120,7 +121,7 @@ impl Inner {
             // Runs for a moment: only a ring that is served yields its contexts and its cut frame.
             self.capture(dev, true)?;
         }
-        self.halt(dev)?;
+        self.pause(dev)?;
         self.stats.stop_ns = elapsed_ns(since);
         Ok(None)
     }
@@ -152,18 +153,10 @@ impl Inner {
         Ok(None)
     }
 
-    fn pre_copy_p2p_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
-        self.finish_saving(dev)?;
-        Ok(None)
-    }
-
     fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         // A paused VM: should it run again, it runs emulated until the file is gone.
         self.begin_tracking(dev)?;
-        self.halt(dev)?;
-        let file = self.open_saving(dev)?;
-        self.finish_saving(dev)?;
-        Ok(file)
+        self.open_saving(dev)
     }
 
     fn stop_to_resuming(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {

@@ -44,8 +44,18 @@ impl Mode {
 pub(crate) struct Emulated {
     pub(crate) private: Private<Vf>,
     pub(crate) pages: Arc<Pages<Vf>>,
-    /// Whether the mirror rings move frames.
-    pub(crate) running: bool,
+    pub(crate) motion: Motion,
+}
+
+/// What the mirror rings do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Motion {
+    /// Nothing.
+    Still,
+    /// They receive, and the guest sees nothing of it.
+    Listening,
+    /// They move frames both ways.
+    Running,
 }
 
 impl Inner {
@@ -152,7 +162,7 @@ impl Inner {
             let parts = Emulated {
                 private,
                 pages,
-                running: false,
+                motion: Motion::Still,
             };
             return Err(self.force_off(dev, "a queue does not stop", Some(parts)));
         }
@@ -161,7 +171,7 @@ impl Inner {
                 self.mode = Mode::Emulated(Emulated {
                     private,
                     pages,
-                    running: false,
+                    motion: Motion::Still,
                 });
                 Ok(())
             }
@@ -175,7 +185,7 @@ impl Inner {
                     let parts = Emulated {
                         private,
                         pages,
-                        running: false,
+                        motion: Motion::Still,
                     };
                     return Err(self.force_off(
                         dev,
@@ -190,7 +200,7 @@ impl Inner {
                 let parts = Emulated {
                     private,
                     pages,
-                    running: false,
+                    motion: Motion::Still,
                 };
                 Err(self.force_off(dev, "no IOMMU domain can be attached", Some(parts)))
             }
@@ -275,7 +285,7 @@ impl Inner {
     /// Releases the VF if it runs and nobody can be tracking; otherwise, or if that is not possible now,
     /// the worker tries again.
     pub(crate) fn settle(&mut self, dev: &Device<Vf>) {
-        let emulated = matches!(&self.mode, Mode::Emulated(e) if e.running);
+        let emulated = matches!(&self.mode, Mode::Emulated(e) if e.motion == Motion::Running);
         if !emulated || self.state != State::Running || self.is_tracking() {
             return;
         }
@@ -340,11 +350,11 @@ impl Inner {
 
     /// Starts the mirror rings.
     pub(crate) fn run(&mut self, dev: &Device<Vf>) {
-        if matches!(&self.mode, Mode::Emulated(e) if !e.running) {
+        if matches!(&self.mode, Mode::Emulated(e) if e.motion != Motion::Running) {
             dev.decode_memory();
             self.with_io(dev, |adapter, io| adapter.start(io));
             if let Mode::Emulated(e) = &mut self.mode {
-                e.running = true;
+                e.motion = Motion::Running;
             }
             self.stats.started_at_ns = self.stats.now_ns();
             if let Some(worker) = &self.worker {
@@ -353,22 +363,43 @@ impl Inner {
         }
     }
 
-    /// Stops the mirror rings, those too that listen for a guest that was loaded: afterwards nothing moves.
+    /// Stops all that the guest could see; what is received stays with us.
+    ///
+    /// # Errors
+    ///
+    /// `EIO`: the hardware does not stop, the VF is dead.
+    pub(crate) fn pause(&mut self, dev: &Device<Vf>) -> Result {
+        if !matches!(&self.mode, Mode::Emulated(e) if e.motion == Motion::Running) {
+            return Ok(());
+        }
+        let paused = self.with_io(dev, |adapter, io| adapter.pause(io));
+        self.slow_down(dev, paused, Motion::Listening)
+    }
+
+    /// Stops the mirror rings: afterwards nothing moves.
     ///
     /// # Errors
     ///
     /// `EIO`: the hardware does not stop, the VF is dead.
     pub(crate) fn halt(&mut self, dev: &Device<Vf>) -> Result {
-        let moves = matches!(&self.mode, Mode::Emulated(e) if e.running || self.loaded);
-        if !moves {
+        if !matches!(&self.mode, Mode::Emulated(e) if e.motion != Motion::Still) {
             return Ok(());
         }
         self.stats.stopped_at_ns = self.stats.now_ns();
         let stopped = self.with_io(dev, |adapter, io| adapter.stop(io));
+        self.slow_down(dev, stopped, Motion::Still)
+    }
+
+    fn slow_down(
+        &mut self,
+        dev: &Device<Vf>,
+        done: Option<Result<(), Stuck>>,
+        to: Motion,
+    ) -> Result {
         if let Mode::Emulated(e) = &mut self.mode {
-            e.running = false;
+            e.motion = to;
         }
-        match stopped {
+        match done {
             Some(Err(Stuck)) => {
                 let parts = match core::mem::replace(&mut self.mode, Mode::Dead(None)) {
                     Mode::Emulated(e) => Some(e),
@@ -382,7 +413,7 @@ impl Inner {
 
     /// One turn of the worker; `None` if there is nothing to do until it is woken.
     pub(crate) fn poll(&mut self, dev: &Device<Vf>, budget: u32) -> Option<Progress> {
-        if matches!(&self.mode, Mode::Emulated(e) if e.running) {
+        if matches!(&self.mode, Mode::Emulated(e) if e.motion == Motion::Running) {
             self.with_io(dev, |adapter, io| adapter.poll(io, budget))
         } else {
             None

@@ -5,7 +5,7 @@
 //! `make kunit` opens a VF, has a small driver enable its rings, and runs one suite through KUnit's debugfs; then it opens
 //! the next. A suite that leaves the VF dead is one of its own.
 
-use crate::capture::Mode;
+use crate::capture::{Mode, Motion};
 use crate::lend::{RamPages, RealVf};
 use crate::session::Session;
 use crate::vf::Vf;
@@ -69,7 +69,7 @@ fn see(dev: &Device<Vf>) -> Seen {
     let vf = dev.data().get_ref();
     let inner = vf.lock(dev);
     let (running, private) = match &inner.mode {
-        Mode::Emulated(e) => (e.running, e.private.is_attached()),
+        Mode::Emulated(e) => (e.motion == Motion::Running, e.private.is_attached()),
         Mode::Assigned | Mode::Dead(_) => (false, false),
     };
     let ram_shown = vf.shown.lock().is_some();

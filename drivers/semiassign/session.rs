@@ -5,7 +5,7 @@
 //! The stream lives in the VF, the file only knows which one it belongs to. So a file that outlives its
 //! session finds nothing, and there is one lock.
 
-use crate::capture::Mode;
+use crate::capture::{self, Mode, Motion};
 use crate::lend::{Mirror, RamPages, RealVf};
 use crate::vf::{Inner, Vf};
 use kernel::fs::File;
@@ -126,8 +126,10 @@ impl Inner {
         Ok(file)
     }
 
-    /// The device is stopped: encodes the rest of the image.
-    pub(crate) fn finish_saving(&mut self, dev: &Device<Vf>) -> Result {
+    /// In STOP_COPY, when all that came before was read: stops receiving, and encodes the rest of the image. Not earlier: a
+    /// VMM sends the last of its memory first, and what arrives meanwhile still travels.
+    fn finish_saving(&mut self, dev: &Device<Vf>) -> Result {
+        self.halt(dev)?;
         let Self {
             session: Session::Saving(saving),
             adapter,
@@ -162,6 +164,31 @@ impl Inner {
         Ok(())
     }
 
+    /// In PRE_COPY, when all was read: encodes the control record again, if the guest has asked its PF for something meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMSG`: it has not.
+    fn refresh(&mut self) -> Result {
+        let Self {
+            session: Session::Saving(saving),
+            adapter,
+            ..
+        } = self
+        else {
+            return Err(ENODEV);
+        };
+        let generation = adapter.control_generation();
+        if generation == saving.generation {
+            return Err(ENOMSG);
+        }
+        saving.out.clear();
+        (saving.read, saving.initial) = (0, 0);
+        saving.section(Tag::Control, |w| adapter.save_control(w))?;
+        saving.generation = generation;
+        Ok(())
+    }
+
     /// Begins to resume.
     pub(crate) fn open_resuming(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         let id = self.next_session();
@@ -188,10 +215,12 @@ impl Inner {
         else {
             return Err(Refused("the device is not resuming"));
         };
-        let area = e
-            .private
-            .area()
-            .ok_or(Refused("no memory for held frames"))?;
+        let capture::Emulated {
+            private,
+            pages,
+            motion,
+        } = e;
+        let area = private.area().ok_or(Refused("no memory for held frames"))?;
         let mut done = 0;
         loop {
             let have = resuming.pending.get(done..).unwrap_or(&[]);
@@ -209,11 +238,7 @@ impl Inner {
                     match tag {
                         Tag::Control => adapter.load_control(&mut r, &mut RealVf(dev))?,
                         Tag::State => {
-                            adapter.load_state(
-                                &mut r,
-                                &mut RealVf(dev),
-                                &mut RamPages(&e.pages),
-                            )?;
+                            adapter.load_state(&mut r, &mut RealVf(dev), &mut RamPages(pages))?;
                         }
                         Tag::Held => adapter.load_held(&mut r, &mut Mirror(area))?,
                         // Nothing may fail later: the address is asked for now. From here on frames come here.
@@ -223,9 +248,10 @@ impl Inner {
                             dev.set_master();
                             adapter.listen(
                                 &mut RealVf(dev),
-                                &mut RamPages(&e.pages),
+                                &mut RamPages(pages),
                                 &mut Mirror(area),
                             );
+                            *motion = Motion::Listening;
                             stats.listening_at_ns = stats.now_ns();
                         }
                     }
@@ -265,10 +291,7 @@ impl DataFile for SavingFile {
 
     fn read(&self, to: &mut UserSliceWriter) -> Result<usize> {
         let mut inner = self.dev.data().get_ref().lock(&self.dev);
-        let Inner {
-            session, adapter, ..
-        } = &mut *inner;
-        let saving = match session {
+        let saving = match &inner.session {
             Session::Saving(s) if s.id == self.id => s,
             _ => return Err(ENODEV),
         };
@@ -276,16 +299,18 @@ impl DataFile for SavingFile {
             if saving.complete {
                 return Ok(0);
             }
-            let generation = adapter.control_generation();
-            if generation == saving.generation {
-                return Err(ENOMSG);
+            if inner.state == State::StopCopy {
+                inner.finish_saving(&self.dev).inspect_err(|_| {
+                    // Half of it is none.
+                    inner.session = Session::None;
+                })?;
+            } else {
+                inner.refresh()?;
             }
-            // The guest asked its PF for something meanwhile.
-            saving.out.clear();
-            (saving.read, saving.initial) = (0, 0);
-            saving.section(Tag::Control, |w| adapter.save_control(w))?;
-            saving.generation = generation;
         }
+        let Session::Saving(saving) = &mut inner.session else {
+            return Err(ENODEV);
+        };
         let bytes = saving.left().min(to.len());
         let part = saving
             .out

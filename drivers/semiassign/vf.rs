@@ -6,7 +6,7 @@
 //! while guest memory is touched, hence never waited for where a page fault, an unmap or a reset is served:
 //! `fault` takes only `shown`, `reset_done` only leaves a note that the next holder of the lock finds.
 
-use crate::capture::{Emulated, Mode};
+use crate::capture::{Emulated, Mode, Motion};
 use crate::dirty::DirtyLog;
 use crate::lend::{RamPages, RealVf};
 use crate::registry;
@@ -125,9 +125,9 @@ impl Inner {
         dev.decode_memory();
         let Self { adapter, mode, .. } = self;
         match mode {
-            Mode::Emulated(Emulated { pages, running, .. }) => {
+            Mode::Emulated(Emulated { pages, motion, .. }) => {
                 adapter.reset(&mut RealVf(dev), Some(&mut RamPages(pages)));
-                *running = false;
+                *motion = Motion::Still;
                 self.run(dev);
             }
             _ => adapter.reset(&mut RealVf(dev), None),

@@ -11,8 +11,8 @@
 //!            (the kernel swaps the IOMMU domain)
 //!            start             mirror rings on
 //! emulated   poll, poll, ...   frames move through the mirror rings; read/write as before
-//! P2P        stop              nothing moves any more; what arrived and was not delivered is held
-//! save       save_*            into the image
+//! P2P        pause             the guest sees nothing move any more; what arrives stays in the mirror area
+//! save       stop, save_*      what arrived and was not delivered is held, and goes into the image
 //! load       load_*, listen    of the image, on the destination, captured and stopped
 //! release    stop, (swap back), hand_back    guest's rings into the hardware, guest locked out
 //! ```
@@ -136,6 +136,14 @@ pub trait Adapter: Send {
 
     /// Moves at most `budget` frames each way.
     fn poll(&mut self, io: &mut Io<'_>, budget: u32) -> Progress;
+
+    /// Stops all that the guest could see, as [`stop`](Adapter::stop) does, and goes on receiving into the mirror area, as
+    /// [`listen`](Adapter::listen) does; nothing that comes is lost until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// [`Stuck`] if a queue does not stop.
+    fn pause(&mut self, io: &mut Io<'_>) -> Result<(), Stuck>;
 
     /// Stops the mirror rings: transmits what was taken over and completes it, delivers or holds what was
     /// received. Afterwards nothing moves, and guest memory is not written until [`start`](Adapter::start).

@@ -221,6 +221,11 @@ impl Adapter for Null {
         self.running = true;
     }
 
+    fn pause(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
+        // FILL IN: leave the RX mirror rings on, with all vectors masked.
+        self.stop(io)
+    }
+
     fn listen(
         &mut self,
         _hw: &mut dyn Hardware,

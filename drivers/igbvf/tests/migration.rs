@@ -245,6 +245,36 @@ fn what_comes_before_the_guest_runs_waits_behind_what_is_held() {
 }
 
 #[test]
+fn what_comes_to_a_guest_that_is_paused_waits_or_travels() {
+    for travels in [false, true] {
+        let (mut m, mut g) = machine(0, ONE_BUFFER);
+        m.capture();
+        m.world.borrow_mut().receive(0, &frame(0, 60));
+        g.send(&mut m, &frame(0, 60), Cut::default());
+        m.poll();
+        m.with(|model, io| model.pause(io)).unwrap();
+        let ram = |m: &Machine| m.world.borrow().memory.get(GUEST, MEMORY_BYTES).to_vec();
+        let before = ram(&m);
+        let mut expected = vec![frame(0, 60)];
+        for n in 1..20 {
+            let new = frame(n, 60 + n as usize);
+            assert!(m.world.borrow_mut().receive(0, &new));
+            m.turns(3);
+            expected.push(new);
+        }
+        assert!(ram(&m) == before);
+        assert_eq!(m.world.borrow().wire.len(), 1);
+        if travels {
+            m = m.migrate();
+        }
+        m.resume(travels);
+        g.receive(&mut m, false);
+        assert!(g.received == expected, "{travels}");
+        assert_eq!(m.load(0x1524), 7);
+    }
+}
+
+#[test]
 fn vectors_are_there_again_when_the_guest_runs() {
     let (mut m, _) = machine(0, ONE_BUFFER);
     m.capture();

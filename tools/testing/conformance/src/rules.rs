@@ -189,7 +189,7 @@ pub fn every_turn_ends_whatever_is_in_registers_and_memory(subject: &Subject) {
 pub fn every_wait_is_bounded(subject: &Subject) {
     let image = stopped(subject).save();
     for val in [0, u32::MAX, 1 << 25, !(1 << 25)] {
-        for step in 0..10 {
+        for step in 0..11 {
             let mut bench = Bench::captured(subject, 0);
             if step == 0 {
                 bench.release();
@@ -210,6 +210,9 @@ pub fn every_wait_is_bounded(subject: &Subject) {
                     let _ = bench.call(|model, io| model.replay_control(io.hw));
                 }
                 8 => {
+                    let _ = bench.call(|model, io| model.pause(io));
+                }
+                9 => {
                     bench.call(|model, io| model.listen(io.hw, io.page, io.mirror));
                 }
                 _ => {
@@ -277,9 +280,18 @@ pub fn a_stopped_model_is_still(subject: &Subject) {
     });
 }
 
-/// What has taken an image over, and receives already, leaves the guest alone until it is started.
+/// What is paused, or has taken an image over, and receives all the same, leaves the guest alone until it is started.
 pub fn a_model_that_listens_does_so_in_silence(subject: &Subject) {
     for_all(128, life(), |(seed, acts)| {
+        let mut bench = after(subject, seed, &acts);
+        bench.hw.mind = Mind::Sane;
+        bench.mem.inner.busy_after = None;
+        let _ = bench.call(|model, io| model.pause(io));
+        let ((), count) = bench.call(|model, io| {
+            assert_eq!(model.poll(io, 64).frames, 0);
+            model.announce(io);
+        });
+        assert_eq!((count.hw_writes, count.page_writes, count.guest), (0, 0, 0));
         let image = stopped_after(subject, seed, &acts).save();
         let Ok(mut other) = Bench::restored(subject, &image) else {
             return;

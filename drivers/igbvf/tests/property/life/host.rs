@@ -95,7 +95,7 @@ impl Life {
             self.capture();
         }
         if self.m.captured {
-            self.stop();
+            self.m.with(|model, io| model.pause(io)).unwrap();
         }
         self.paused = true;
     }
@@ -114,10 +114,8 @@ impl Life {
     pub(super) fn arrival(&mut self, host: &Host) -> Machine {
         self.capture();
         self.pause();
-        if self.loaded {
-            // It listens, and what came is to travel.
-            self.stop();
-        }
+        // What came meanwhile is to travel.
+        self.stop();
         // A PF that has pinned an address gives no others.
         let filters = self.m.world.borrow().filters.clone();
         let others = [&filters.unicast, &self.ledger.filters.unicast];
