@@ -19,7 +19,7 @@ NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root kernel-full kernel-debug modules bed l1 install demo test kunit selftests soak check fuzz coverage mutants bench-model new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo demo-two-hosts test kunit selftests soak check fuzz coverage mutants bench-model new-adapter clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ install: modules ## install semiassign.ko on this host, if it runs the kernel it
 
 demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, under traffic, and judge it
 	@$(BED) demo
+
+demo-two-hosts: modules bed ## the same between two hosts on one segment, there and back, and a migration that is cancelled
+	@$(BED) demo-two-hosts
 
 test: modules bed ## form, host-side tests, then the end-to-end scenarios; T=name chooses scenarios only, T=core the core ones
 	@tools/run-tests $(T)
