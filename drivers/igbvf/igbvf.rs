@@ -21,6 +21,7 @@ mod held;
 mod irq;
 mod mailbox;
 mod mirror;
+mod pause;
 mod place;
 pub mod regs;
 mod repair;
@@ -142,25 +143,6 @@ impl Igbvf {
     fn is_partial(&self) -> bool {
         let whole = rx::Partial::default();
         self.rx.iter().any(|rx| rx.partial() != whole)
-    }
-
-    /// What is received would raise a vector of a guest that does not run.
-    fn mask(&mut self, hw: &mut dyn Hardware) {
-        hw.write32(regs::EIMC, u32::MAX);
-        self.masked = true;
-    }
-
-    /// Ends what [`pause`](Adapter::pause) or [`listen`](Adapter::listen) has begun; what came meanwhile is held.
-    fn deafen(&mut self, io: &mut Io<'_>) -> Result<(), Stuck> {
-        self.listening = false;
-        let result = self.queues_off(io.hw);
-        for (q, rx) in self.rx.iter_mut().enumerate() {
-            if rx.is_guest_on() {
-                rx.hold(q, io.mirror, &mut self.counters);
-            }
-            rx.mirror_lost();
-        }
-        result
     }
 
     /// Moves frames both ways.
@@ -394,28 +376,12 @@ impl Adapter for Igbvf {
         if !self.running {
             return Ok(());
         }
-        let (mut causes, mut result) = (Causes::default(), Ok(()));
-        let Self {
-            tx, rx, counters, ..
-        } = self;
-        for (q, (tx, rx)) in tx.iter_mut().zip(rx).enumerate() {
-            tx.follow(q, io.page, counters);
-            rx.follow(q, io.page, counters);
-            if tx.drain(q, io) {
-                causes.tx(q);
-            }
-            result = result.and(mirror::switch_off(io.hw, nth(regs::TXDCTL, q)));
-            if tx.reap(q, io) {
-                causes.tx(q);
-            }
-            tx.mirror_lost();
-            let all = mirror::RX_SLOTS.saturating_add(rx.held().count());
-            if rx.relay(q, io, all, counters) > 0 {
-                causes.rx(q);
-            }
+        let result = self.finish(io, |_, hw| {
+            (0..QUEUES).try_for_each(|q| mirror::switch_off(hw, nth(regs::TXDCTL, q)))
+        });
+        for (q, rx) in self.rx.iter_mut().enumerate() {
             rx.kick(q, io.hw);
         }
-        causes.raise(io.hw);
         let now = Interrupts::read(io.hw, is_active(io.page));
         if now.is_set_up() {
             self.interrupts = now;
@@ -433,36 +399,8 @@ impl Adapter for Igbvf {
         if !self.running {
             return self.queues_off(io.hw);
         }
-        let mut causes = Causes::default();
-        let Self {
-            tx, rx, counters, ..
-        } = self;
-        for (q, (tx, rx)) in tx.iter_mut().zip(rx.iter_mut()).enumerate() {
-            tx.follow(q, io.page, counters);
-            rx.follow(q, io.page, counters);
-            if tx.drain(q, io) {
-                causes.tx(q);
-            }
-        }
-        let result = self.queues_off(io.hw);
-        let Self {
-            tx, rx, counters, ..
-        } = self;
-        for (q, (tx, rx)) in tx.iter_mut().zip(rx).enumerate() {
-            if tx.reap(q, io) {
-                causes.tx(q);
-            }
-            tx.mirror_lost();
-            let all = mirror::RX_SLOTS.saturating_add(rx.held().count());
-            if rx.relay(q, io, all, counters) > 0 {
-                causes.rx(q);
-            }
-            if rx.is_guest_on() {
-                rx.hold(q, io.mirror, counters);
-            }
-            rx.mirror_lost();
-        }
-        causes.raise(io.hw);
+        let result = self.finish(io, Self::queues_off);
+        self.hold_all(io);
         result
     }
 
