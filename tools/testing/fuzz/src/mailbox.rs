@@ -149,9 +149,9 @@ impl Twins {
                 let mut unread = false;
                 self.both(|world| unread |= *world.reg(V2PMAILBOX) & PFSTS != 0);
                 // Or what the PF has not read, and the model repeats the message as it was sent.
-                self.wild |= self.bare.borrow().unanswered || self.overtaken;
-                self.apart |= unread;
-                self.wild |= unread;
+                let unanswered = self.bare.borrow().unanswered || self.overtaken;
+                self.apart |= unread || unanswered;
+                self.wild |= unread || unanswered;
                 // Without CTS it tells of a reset, which clears counters.
                 self.recounted |= unread;
                 self.write(VMBMEM + u32::from(index % 16) * 4, val.0);
