@@ -484,7 +484,15 @@ impl Adapter for Igbvf {
         }
         // Only once: whoever asks again has a reason.
         match core::mem::replace(&mut self.repeated, Repeated::No) {
-            Repeated::No => self.repeat_all(hw)?,
+            Repeated::No => {
+                let repeated = self.repeat_all(hw);
+                // A PF that is just back may serve our message before the event of its own reset, and forget us again.
+                if was_reset && repeated.is_err() {
+                    self.repeat_all(hw)?;
+                } else {
+                    repeated?;
+                }
+            }
             Repeated::All => self.mailbox.restore(hw),
             Repeated::AllButMac => {
                 self.control.replay_mac(hw)?;

@@ -313,7 +313,7 @@ fn a_queue_without_a_ring_keeps_nobody_from_migrating() {
 
 #[test]
 fn a_reset_of_the_pf_between_two_parts_of_an_image_is_undone_at_its_end() {
-    for late in [Tag::State, Tag::End] {
+    for (late, event) in [(Tag::State, false), (Tag::End, false), (Tag::End, true)] {
         let (mut m, mut g) = machine(0, ONE_BUFFER);
         g.message(&mut m, &[4 | 1 << 16, 100]).unwrap();
         m.capture();
@@ -324,6 +324,7 @@ fn a_reset_of_the_pf_between_two_parts_of_an_image_is_undone_at_its_end() {
         to.restore_while(&image, |tag, world| {
             if tag == late {
                 world.pf_reset();
+                world.late_event = event;
             }
         })
         .unwrap();

@@ -85,6 +85,8 @@ pub struct World {
     pub refusing: bool,
     /// Reads of V2PMAILBOX until the PF answers.
     pub delay: u32,
+    /// The PF serves the event of a reset behind the first VF_RESET that follows, and forgets the VF again.
+    pub late_event: bool,
     answer_in: Option<u32>,
     pub messages: Vec<u32>,
 }
@@ -122,6 +124,7 @@ impl World {
             unanswered: false,
             refusing: false,
             delay: 0,
+            late_event: false,
             answer_in: None,
             messages: Vec::new(),
         };
@@ -216,7 +219,7 @@ impl World {
         let valid = |mac: [u8; 6]| mac[0] & 1 == 0 && mac != [0; 6];
         let f = &mut self.filters;
         if m[0] == 1 {
-            self.cts = true;
+            self.cts = !std::mem::take(&mut self.late_event);
             self.alive = true;
             f.vlans.clear();
             f.strip = true;
