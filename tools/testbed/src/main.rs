@@ -2,6 +2,7 @@
 //! One program in three places: in the build root it boots L1, in L1 it is the init that runs scenarios, in L2 it is the guest.
 
 mod agent;
+mod cable;
 mod clock;
 mod command;
 mod guest;
@@ -12,7 +13,6 @@ mod kernel;
 mod l1;
 mod l1_qemu;
 mod l2;
-mod machine;
 mod migration;
 mod mmio;
 mod namespace;

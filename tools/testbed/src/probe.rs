@@ -82,14 +82,14 @@ static IN_GUEST: OnceLock<Arc<Mutex<Report>>> = OnceLock::new();
 pub fn serve() -> Result<()> {
     let report = Arc::clone(IN_GUEST.get_or_init(Arc::default));
     let socket = socket(PORT)?;
+    let sender = socket.try_clone()?;
+    let heard = Arc::new(Mutex::new(None::<(SocketAddr, Instant, Duration)>));
+    {
+        let (heard, report) = (Arc::clone(&heard), Arc::clone(&report));
+        std::thread::spawn(move || answer(&sender, &heard, &report));
+    }
     std::thread::spawn(move || {
         let mut buffer = [0; 2 * DATAGRAM_BYTES];
-        let sender = socket.try_clone();
-        let heard = Arc::new(Mutex::new(None::<(SocketAddr, Instant, Duration)>));
-        if let Ok(sender) = sender {
-            let (heard, report) = (Arc::clone(&heard), Arc::clone(&report));
-            std::thread::spawn(move || answer(&sender, &heard, &report));
-        }
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let Some((number, period)) = parse(&buffer[..length]) else {
                 continue;

@@ -51,6 +51,37 @@ impl Phase {
     pub fn is_at_destination(self) -> bool {
         matches!(self, Resuming | Loaded)
     }
+
+    /// Brings the source of a migration to a phase that saves: what was read of the image so far, and its file.
+    pub fn save_part(self, device: &Device) -> Result<(Vec<u8>, File)> {
+        let (mut image, file) = (Vec::new(), device.open_data(State::PreCopy)?);
+        read_precopy(&file, &mut image)?;
+        match self {
+            P2p => device.go(State::PreCopyP2p)?,
+            StopCopy => device.go(State::StopCopy)?,
+            Emulated => device.go(State::Running)?,
+            _ => {}
+        }
+        Ok((image, file))
+    }
+
+    /// Brings the destination to a phase of its own.
+    pub fn load_part(self, device: &Device, image: &[u8]) -> Result<File> {
+        let mut file = device.open_data(State::Resuming)?;
+        if self == Loaded {
+            file.write_all(image)?;
+            device.go(State::Stop)?;
+        } else {
+            file.write_all(&image[..image.len() / 2])?;
+        }
+        Ok(file)
+    }
+}
+
+/// A capture and a release, each of which may be refused while the device is out of order.
+pub fn switch(device: &Device) {
+    let saving = device.try_state(State::PreCopy as u32);
+    drop((device.try_state(State::Running as u32), saving));
 }
 
 /// What has to come of it.
@@ -153,21 +184,13 @@ impl Cell<'_> {
             Switching => std::thread::scope(|scope| {
                 let striking = scope.spawn(|| strike(&end));
                 while !striking.is_finished() {
-                    // A capture may be refused while the device is out of order.
-                    let saving = device.try_state(State::PreCopy as u32);
-                    drop((device.try_state(State::Running as u32), saving));
+                    switch(device);
                 }
                 striking.join().expect("a strike does not panic")
             })?,
             _ => {
-                let saving = file.insert(device.open_data(State::PreCopy)?);
-                read_precopy(saving, &mut image)?;
-                match self.phase {
-                    P2p => device.go(State::PreCopyP2p)?,
-                    StopCopy => device.go(State::StopCopy)?,
-                    Emulated => device.go(State::Running)?,
-                    _ => {}
-                }
+                let (part, saving) = self.phase.save_part(device)?;
+                (image, file) = (part, Some(saving));
                 strike(&end)?
             }
         };
@@ -241,13 +264,7 @@ impl Cell<'_> {
         let (image, saving) = save(&source.device, || Ok(()))?;
         let destination = Machine::open(&self.vfs.b, self.memory)?;
         let device = &destination.device;
-        let mut file = device.open_data(State::Resuming)?;
-        let (first, rest) = image.split_at(image.len() / 2);
-        file.write_all(first)?;
-        if self.phase == Loaded {
-            file.write_all(rest)?;
-            device.go(State::Stop)?;
-        }
+        let mut file = self.phase.load_part(device, &image)?;
         strike(&self.end(device))?;
         if outcome == SetUpAnew {
             self.require_ended(&destination, Some(file))?;
@@ -255,7 +272,8 @@ impl Cell<'_> {
             return self.stay(source, guest, saving);
         }
         if self.phase == Resuming {
-            file.write_all(rest).context("the rest of the image")?;
+            file.write_all(&image[image.len() / 2..])
+                .context("the rest of the image")?;
             device.go(State::Stop)?;
         }
         self.arrive(source, &destination, guest)

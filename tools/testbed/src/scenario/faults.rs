@@ -2,32 +2,30 @@
 //! What goes wrong on a host while a VF migrates: the rows of Documentation/faults.md that need no virtual machine, each in
 //! every phase in which it can happen.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
 use super::bed::{Bed, SOON};
 use super::cell::{
-    row, Cell, End, Outcome::*, Phase, Phase::*, CHUNK, EVERYWHERE, FEW, GUEST_RUNS, SAVING,
+    row, switch, Cell, End, Outcome::*, Phase, Phase::*, CHUNK, EVERYWHERE, FEW, GUEST_RUNS, SAVING,
 };
 use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, MAC};
 use crate::clock::wait_for;
 use crate::host::device;
-use crate::machine;
 use crate::vmm::device::{Device, BUS_MASTER, MEMORY_SPACE};
 use crate::vmm::guest::Guest;
 use crate::vmm::memory::Memory;
 use crate::vmm::migration::{load, save, State, Taken};
 use crate::vmm::traffic::{exchange, Peer};
 use crate::vmm::Machine;
-use crate::{command, host, kernel};
+use crate::{cable, command, host, kernel};
 
 pub fn cable_pulled_in_every_phase(bed: &Bed) -> Result<()> {
     row(
         bed,
         "the PF's cable pulled, plugged",
-        cable,
+        pull_cable,
         &EVERYWHERE,
         |_| GoOn,
     )
@@ -65,15 +63,10 @@ pub fn module_stays_in_every_phase(bed: &Bed) -> Result<()> {
     row(bed, "rmmod semiassign", rmmod, &EVERYWHERE, |_| GoOn)
 }
 
-fn cable<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
-    let carrier = format!("/sys/class/net/{}/carrier", end.pf_netdev());
+fn pull_cable<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
     for plugged in [false, true] {
-        machine::plug(end.pf, plugged)?;
-        let what = format!("{carrier} to follow the cable");
-        wait_for(&what, SOON, || {
-            let seen = command::read(&carrier)?;
-            Ok((seen.trim() == if plugged { "1" } else { "0" }).then_some(()))
-        })?;
+        cable::plug(end.pf, plugged)?;
+        wait_carrier(end, plugged)?;
     }
     Ok(None)
 }
@@ -82,21 +75,21 @@ fn pf_down_up<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
     for to in ["down", "up"] {
         command::run(&format!("ip link set {} {to}", end.pf_netdev()))?;
     }
-    wait_carrier(end)
+    wait_carrier(end, true).map(|()| None)
 }
 
 fn pf_mtu<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
     for mtu in [2000, 1500] {
         command::run(&format!("ip link set {} mtu {mtu}", end.pf_netdev()))?;
     }
-    wait_carrier(end)
+    wait_carrier(end, true).map(|()| None)
 }
 
 /// A VF sends and receives nothing before its PF has a link.
-fn wait_carrier<'a>(end: &End<'_>) -> Result<Option<Guest<'a>>> {
+fn wait_carrier(end: &End<'_>, on: bool) -> Result<()> {
     let carrier = format!("/sys/class/net/{}/carrier", end.pf_netdev());
-    wait_for("the PF's link", SOON, || {
-        Ok((command::read(&carrier)?.trim() == "1").then_some(None))
+    wait_for(&format!("{carrier} to be {}", u8::from(on)), SOON, || {
+        Ok(((command::read(&carrier)?.trim() == "1") == on).then_some(()))
     })
 }
 
@@ -171,7 +164,7 @@ pub fn destination_pf_is_down(bed: &Bed) -> Result<()> {
         "with its PF down, the destination: {taken:?}"
     );
     command::run(&format!("ip link set {} up", end.pf_netdev()))?;
-    wait_carrier(&end)?;
+    wait_carrier(&end, true)?;
     drop(destination);
     cell.stay(&source, guest, file)?;
     // The next one has its rings in the same memory.
@@ -207,35 +200,13 @@ fn go_away(bed: &Bed, memory: &Memory, peer: &Peer, phase: Phase, unbind: bool) 
     let source = Machine::open(&vfs.a, memory)?;
     let mut guest = Guest::start(&source.device, memory, MAC)?;
     exchange(&mut guest, peer, FEW)?;
-    let mut files = Vec::new();
-    let mut destination = None;
-    match phase {
-        Assigned | Switching => {}
-        Resuming | Loaded => {
-            let (image, file) = save(&source.device, || Ok(()))?;
-            files.push(file);
-            let machine = destination.insert(Machine::open(&vfs.b, memory)?);
-            let mut file = machine.device.open_data(State::Resuming)?;
-            let half = image.len() / 2;
-            file.write_all(if phase == Loaded {
-                &image
-            } else {
-                &image[..half]
-            })?;
-            if phase == Loaded {
-                machine.device.go(State::Stop)?;
-            }
-            files.push(file);
-        }
-        _ => {
-            files.push(source.device.open_data(State::PreCopy)?);
-            match phase {
-                P2p => source.device.go(State::PreCopyP2p)?,
-                StopCopy => source.device.go(State::StopCopy)?,
-                Emulated => source.device.go(State::Running)?,
-                _ => {}
-            }
-        }
+    let (mut files, mut destination) = (Vec::new(), None);
+    if phase.is_at_destination() {
+        let (image, file) = save(&source.device, || Ok(()))?;
+        let machine = destination.insert(Machine::open(&vfs.b, memory)?);
+        files.extend([file, phase.load_part(&machine.device, &image)?]);
+    } else if !matches!(phase, Assigned | Switching) {
+        files.push(phase.save_part(&source.device)?.1);
     }
     let pf = bed.host.pfs[usize::from(destination.is_some())].bdf;
     let device = &destination.as_ref().unwrap_or(&source).device;
@@ -249,8 +220,7 @@ fn go_away(bed: &Bed, memory: &Memory, peer: &Peer, phase: Phase, unbind: bool) 
     });
     wait_for("the VMM to be asked", SOON, || {
         if phase == Switching {
-            let saving = device.try_state(State::PreCopy as u32);
-            drop((device.try_state(State::Running as u32), saving));
+            switch(device);
         }
         Ok(asked.is_asked()?.then_some(()))
     })?;

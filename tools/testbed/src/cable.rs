@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The machine that L1 runs on, by its monitor: what happens to hardware and not to software.
+//! The cables of L1's PFs, by the monitor of the machine that L1 runs on.
 
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
