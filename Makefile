@@ -6,9 +6,9 @@ ENTER := tools/root/enter
 CARGO := $(ENTER) env -C tools cargo
 BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
-# KERNEL=stock|full|debug is what L1 runs and modules are built for. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
+# KERNEL=stock|full|debug is what L1 runs and modules are built for: stock, if not said. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
 # M=regex chooses mutants. S=60 are seconds of a fuzzer, N=100 migrations of a soak.
-export KERNEL ?= stock
+export KERNEL ?=
 T ?=
 M ?=
 S ?= 60
@@ -49,7 +49,7 @@ demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, u
 demo-two-hosts: modules bed ## the same between two hosts on one segment, there and back, and a migration that is cancelled
 	@$(BED) demo-two-hosts
 
-test: modules bed ## form, host-side tests, then the end-to-end scenarios; T=name chooses scenarios only, T=core the core ones
+test: modules bed ## form, host-side tests, then the end-to-end scenarios: core ones on stock and all on debug, or all on KERNEL; T=name chooses scenarios only, T=core the core ones
 	@tools/run-tests $(T)
 
 kunit: ## the suites that only the kernel can run, in L1 with the full kernel (or KERNEL=debug)
