@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use conformance::bench::{Bench, Count, Image, Mode};
 use igbvf::Igbvf;
-use mock_igbvf::vf::{World, GUEST};
+use mock_igbvf::vf::{Vf, World, GUEST};
 use model::adapter::Stuck;
 use model::counters::Counters;
 use model::image::Refused;
@@ -110,6 +110,12 @@ impl Life {
     /// Whether the model is between the guest and the hardware.
     pub fn is_captured(&self) -> bool {
         self.bench.mode != Mode::Assigned
+    }
+
+    /// Whether the VF can migrate.
+    pub fn is_migratable(&mut self) -> bool {
+        let mut vf = Vf(self.world.clone());
+        self.bench.model.check_migratable(&mut vf).is_ok()
     }
 
     /// Lets the device do `f` with the memories that it can reach now.

@@ -84,10 +84,10 @@ fn seeds() -> Vec<Seed> {
             ]
             .concat(),
         ),
-        // One PF refuses at once, the other would have to say later what it had refused then.
+        // It is asked when it is back, and refuses then or not.
         seed(
             "refused_while_the_pf_is_down",
-            |r| r.repaired == 1 && r.accepted == 0,
+            |r| r.repaired == 1 && r.accepted == 1,
             &[
                 message(RESET),
                 Capture,
@@ -99,10 +99,10 @@ fn seeds() -> Vec<Seed> {
                 },
             ],
         ),
-        // The reset of the PF was hidden, so that only one of the two PFs has forgotten the address.
+        // The reset was hidden, and the PF has forgotten the address when it is greeted.
         seed(
             "reset_while_the_pf_is_down",
-            |r| r.repaired == 1 && r.accepted == 0,
+            |r| r.repaired == 1 && r.accepted == 1,
             &[
                 message(RESET),
                 message(MAC),

@@ -81,7 +81,7 @@ pub struct World {
     pub silent: bool,
     /// It did not answer a message, and still could.
     pub unanswered: bool,
-    /// It refuses whatever is not a VF_RESET.
+    /// It refuses whatever is not a VF_RESET, or a SET_PROMISC: no igb refuses all of that.
     pub refusing: bool,
     /// Reads of V2PMAILBOX until the PF answers.
     pub delay: u32,
@@ -235,7 +235,7 @@ impl World {
             self.regs[0x200] = 1 | word;
         } else {
             let ok = self.cts
-                && !self.refusing
+                && (!self.refusing || m[0] & 0xffff == 6)
                 && match (m[0] & 0xffff, m[0] >> 16 & 0xff) {
                     (2, info) if self.pinned.is_some() || !valid(mac()) => {
                         let _ = info;
