@@ -16,6 +16,7 @@ mod l2;
 mod migration;
 mod mmio;
 mod namespace;
+mod nested;
 mod ping;
 mod probe;
 mod qmp;

@@ -70,6 +70,7 @@ pub const ALL: &[Scenario] = scenarios! {
     basic::interface_down: "the guest has its interface down while it migrates",
     basic::driver_never_loaded: "the guest never touched the VF",
     interruptions::cancel_in_precopy is core: "a cancelled migration leaves the guest assigned on the source",
+    interruptions::destination_killed: "the destination's QEMU is killed: the guest goes on where it was",
     interruptions::guest_reboot_ends_precopy: "a reboot in pre-copy ends the migration, cleanly",
     interruptions::stop_cont_under_traffic: "stop and cont lose no data",
     interruptions::stop_cont_during_migration is core: "rule 2: emulated until the saving file is closed",

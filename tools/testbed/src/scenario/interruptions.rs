@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::bed::{require_assigned, require_ping, wait_precopy, Bed, Traffic, SOON};
 use crate::clock::wait_for;
@@ -44,6 +44,48 @@ pub fn cancel_in_precopy(bed: &Bed) -> Result<()> {
     );
     require_assigned(&source.vf)?;
     drop(destination);
+    traffic.require()?;
+    traffic.finish().map(drop)
+}
+
+/// What the source's device is doing when the destination is killed.
+const MOMENTS: [&str; 4] = ["running", "pre-copy", "pre-copy-p2p", "stop-copy"];
+
+pub fn destination_killed(bed: &Bed) -> Result<()> {
+    let vfs = bed.pinned_vfs()?;
+    let mut source = bed.source(&vfs.a, &Options::default())?;
+    let traffic = Traffic::start(bed)?;
+    for moment in MOMENTS {
+        let mut destination = bed.destination(&vfs.b)?;
+        // It stays in pre-copy, or goes on as fast as it can.
+        if moment == "pre-copy" {
+            migration::slow_down(&mut source)?;
+        } else {
+            migration::speed_up(&mut source)?;
+        }
+        let uri = migration::connect(&mut source, &mut destination)?;
+        migration::start(&mut source, &uri)?;
+        // P2P lasts for a few milliseconds, and is over if the next state is there.
+        let later = MOMENTS.iter().skip_while(|other| **other != moment);
+        wait_for("the moment", SOON, || {
+            let state = Status::read(&source.vf)?;
+            let mut later = later.clone();
+            Ok(later.any(|other| *other == state.state()).then_some(()))
+        })?;
+        destination.kill()?;
+        let report = migration::wait(&mut source)?;
+        ensure!(
+            report.status == "failed",
+            "migration {}, and its destination was killed in {moment}",
+            report.status
+        );
+        migration::wait_running(&mut source)?;
+        require_assigned(&source.vf).context(moment)?;
+        traffic.require().context(moment)?;
+    }
+    let mut destination = bed.destination(&vfs.b)?;
+    bed.migrate(&mut source, &mut destination)?;
+    require_assigned(&destination.vf)?;
     traffic.require()?;
     traffic.finish().map(drop)
 }
