@@ -36,7 +36,7 @@ modules: root ## build semiassign.ko for KERNEL; the checkout stays clean
 bed: root
 	@$(CARGO) build --release --bin bed
 
-l1: bed ## boot the host under test, run CMD='shell script' in it and pass its exit status on
+l1: modules bed ## boot the host under test, run CMD='shell script' in it and pass its exit status on
 	@$(BED) l1 $${L1_SCRIPT:+--script "$$L1_SCRIPT"}
 
 install: KERNEL = stock

@@ -137,7 +137,7 @@ pub fn stop_cont_during_migration(bed: &Bed) -> Result<()> {
     source.cmd("stop")?;
     source.cmd("cont")?;
     traffic.require()?;
-    // QEMU still holds the saving file, and its dirty scope would not see direct DMA: rule 2.
+    // QEMU still holds the saving file, and its dirty scope would not see direct DMA.
     if migration::status(&mut source)? == "active" {
         let status = Status::read(&source.vf)?;
         ensure!(

@@ -4,7 +4,7 @@
 //!
 //! The list is frozen. A difference that is not in it fails the test, and so does a row that a full run never needs.
 //! Where QEMU and the datasheet differ the datasheet is right: ours follows it, and the unit test that is named says
-//! so. Numbers are those of igbvf-model 6.5; rows without one were found by this test, or are ours.
+//! so. Rows with a number were known before, by reading QEMU; the others were found by this test, or are ours.
 
 mod forgiven;
 mod others;
