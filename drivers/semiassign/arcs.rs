@@ -26,7 +26,7 @@ impl Inner {
     ///
     /// # Errors
     ///
-    /// The state is then the last one that was reached.
+    /// The state is then the last one that was reached, or ERROR if the VF is dead.
     pub(crate) fn set_state(&mut self, dev: &Device<Vf>, to: State) -> Result<Option<ARef<File>>> {
         let mut state = self.state;
         let result = walk(dev, &mut state, to, |from, to| {
@@ -44,6 +44,9 @@ impl Inner {
         });
         if result.is_ok() {
             self.settle(dev);
+        }
+        if self.state == State::Error {
+            return Err(EIO);
         }
         result
     }
@@ -83,25 +86,29 @@ impl Inner {
     pub(crate) fn begin_tracking(&mut self, dev: &Device<Vf>) -> Result {
         self.check_capture(dev)?;
         let run = matches!(self.state, State::Running | State::PreCopy);
-        self.capture(dev, run)?;
-        if !self.narrowed && self.log.is_none() {
-            if PIN_CANDIDATES
-                .iter()
-                .any(|iova| dev.narrow_dirty_scope(*iova).is_ok())
-            {
-                self.narrowed = true;
-            } else {
-                dev_info!(
-                    dev.as_dev(),
-                    "semiassign: no page to pin: all memory is reported dirty\n"
-                );
-            }
+        self.capture(dev, run)
+    }
+
+    /// Has a container report what is written, and not all that it has mapped. Only for a user that enters PRE_COPY before it
+    /// copies memory: for any other one, direct DMA of before the capture would stay unseen.
+    fn narrow(&mut self, dev: &Device<Vf>) {
+        if self.narrowed || self.log.is_some() {
+            return;
         }
-        Ok(())
+        self.narrowed = PIN_CANDIDATES
+            .iter()
+            .any(|iova| dev.narrow_dirty_scope(*iova).is_ok());
+        if !self.narrowed {
+            dev_info!(
+                dev.as_dev(),
+                "semiassign: no page to pin: all memory is reported dirty\n"
+            );
+        }
     }
 
     fn running_to_pre_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         self.begin_tracking(dev)?;
+        self.narrow(dev);
         let file = self.open_saving(dev)?;
         self.stats.precopy_at_ns = self.stats.now_ns();
         Ok(file)
@@ -109,6 +116,7 @@ impl Inner {
 
     fn running_p2p_to_pre_copy_p2p(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         self.begin_tracking(dev)?;
+        self.narrow(dev);
         self.open_saving(dev)
     }
 
@@ -130,6 +138,7 @@ impl Inner {
     fn resume(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
         let loaded = core::mem::take(&mut self.loaded);
+        dev.data().get_ref().keep_master();
         // A user that stopped the device may have begun to track meanwhile, without a word to us. Once the
         // scope is narrowed a direct write would stay unseen, so serve on until a migration has ended.
         if self.narrowed && self.log.is_none() && !self.maybe_tracked {
@@ -154,7 +163,8 @@ impl Inner {
     }
 
     fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
-        // A paused VM: should it run again, it runs emulated until the file is gone.
+        // A paused VM: should it run again, it runs emulated until the file is gone. A container reports all of its memory,
+        // once more than it has to: nobody waits for this VM, and whoever never enters PRE_COPY comes this way, too.
         self.begin_tracking(dev)?;
         self.open_saving(dev)
     }

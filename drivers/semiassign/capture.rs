@@ -7,6 +7,7 @@
 
 use crate::lend::{Guest, LockedVf, Mirror, RamPages, RealVf};
 use crate::relay::Relay;
+use crate::session::Session;
 use crate::status::elapsed_ns;
 use crate::vf::{Inner, Vf};
 use kernel::prelude::*;
@@ -25,8 +26,8 @@ pub(crate) enum Mode {
     Assigned,
     /// We do.
     Emulated(Emulated),
-    /// Nobody: no domain could be attached, or the hardware does not stop. The VF can reach no memory of the
-    /// guest; what it may still reach of ours is kept until it is closed.
+    /// Nobody: no domain could be attached, or the hardware does not stop. The VF was reset and may not master the
+    /// bus; what it could reach of ours is kept until it is closed. The migration state is ERROR.
     Dead(Option<Emulated>),
 }
 
@@ -214,6 +215,12 @@ impl Inner {
         let mut shown = dev.data().get_ref().shown.lock();
         // From here the guest waits in its fault, so that no store to a tail is lost.
         dev.zap(start.into(), end.into());
+        if dev.data().get_ref().was_reset() {
+            // Since we have the lock of the VF. What the rings were before must not come back; the rest is done by whoever
+            // has the lock next.
+            self.adapter
+                .reset(&mut LockedVf(&memory), Some(&mut RamPages(pages)));
+        }
         self.adapter
             .hand_back(&mut LockedVf(&memory), &mut RamPages(pages))?;
         *shown = None;
@@ -431,6 +438,8 @@ impl Inner {
         dev.clear_master();
         let _ = dev.flr();
         self.mode = Mode::Dead(parts);
+        self.state = State::Error;
+        self.session = Session::None;
         EIO
     }
 

@@ -12,7 +12,7 @@ use vfio::dma_log::Report;
 
 const _: () = assert!(PAGE_BYTES == PAGE_SIZE as u64);
 
-/// Chunks by their number, charged to the VM where the worker or the VMM allocates.
+/// Chunks by their number: 9 MB at most. Charged to the VM where its VMM allocates, not where the worker does.
 struct Tree(RBTree<u64, Chunk>);
 
 impl Chunks for Tree {

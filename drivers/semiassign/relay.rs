@@ -44,6 +44,7 @@ impl Turn for Relay {
             return 0;
         };
         vf.settle(&self.dev);
+        self.dev.data().get_ref().tell(&vf);
         if progress.more {
             return SLEEP_MORE_NS;
         }

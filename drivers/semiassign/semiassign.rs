@@ -75,8 +75,9 @@ impl kernel::InPlaceModule for Semiassign {
         #[cfg(CONFIG_KUNIT = "y")]
         kunit::init();
         try_pin_init!(Self {
-            driver <- vfio::Driver::new(registry::ids()),
+            // Before the driver, whose registration may fail.
             _debugfs: DebugfsRoot,
+            driver <- vfio::Driver::new(registry::ids()),
         })
     }
 }

@@ -11,8 +11,10 @@ use crate::vf::{Inner, Vf};
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
 use kernel::uaccess::{UserSliceReader, UserSliceWriter};
+use model::adapter::Layout;
 use model::image::{self, Decoder, Encoder, Refused, Step, Tag};
 use vfio::file::{DataFile, Direction, PrecopyInfo};
 use vfio::migration::State;
@@ -20,9 +22,8 @@ use vfio::Device;
 
 /// Estimate of an image without held frames, in bytes.
 const STATE_BYTES: usize = 4096;
-/// Most bytes of a held frame in the image, and of all together.
+/// Most bytes of a held frame in the image.
 const HELD_BYTES: usize = 16 * 1024;
-const ALL_HELD_BYTES: usize = 288 * 1024;
 /// Taken from the writer at a time, in bytes.
 const CHUNK_BYTES: usize = 4096;
 
@@ -57,6 +58,22 @@ pub(crate) struct Resuming {
 impl Resuming {
     pub(crate) fn is_complete(&self) -> bool {
         !self.failed && self.pending.is_empty() && self.decoder.is_complete()
+    }
+}
+
+impl Resuming {
+    /// Takes some of what the user writes.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken.
+    fn take(&mut self, from: &mut UserSliceReader) -> Result {
+        let bytes = from.len().min(CHUNK_BYTES);
+        let start = self.pending.len();
+        self.pending.extend_with(bytes, 0, GFP_KERNEL_ACCOUNT)?;
+        let room = self.pending.get_mut(start..).ok_or(EIO)?;
+        from.read_slice(room)
+            .inspect_err(|_| self.pending.truncate(start))
     }
 }
 
@@ -95,14 +112,27 @@ impl Inner {
         self.sessions
     }
 
-    /// Estimate of what STOP_COPY will yield, in bytes.
-    pub(crate) fn data_bytes(&self) -> usize {
+    /// Whether whoever saves can read something, or the end of it.
+    pub(crate) fn has_news(&self) -> bool {
+        match &self.session {
+            Session::Saving(s) => {
+                let changed = self.adapter.control_generation() != s.generation;
+                s.left() > 0 || s.complete || changed || self.state == State::StopCopy
+            }
+            _ => false,
+        }
+    }
+
+    /// Estimate of what STOP_COPY will yield, in bytes: more than that, but for frames that are received until it is read.
+    pub(crate) fn data_bytes(&self, layout: &Layout) -> usize {
         let unread = match &self.session {
             Session::Saving(s) if s.complete => return s.left().max(1),
             Session::Saving(s) => s.left(),
             _ => 0,
         };
-        unread + STATE_BYTES + (self.adapter.held() as usize * HELD_BYTES).min(ALL_HELD_BYTES)
+        // They are all in the mirror area.
+        let held = (self.adapter.held() as usize * HELD_BYTES).min(layout.mirror_bytes);
+        unread + STATE_BYTES + held
     }
 
     /// Begins to save: identity and control record are ready to be read.
@@ -244,8 +274,7 @@ impl Inner {
                         // Nothing may fail later: the address is asked for now. From here on frames come here.
                         Tag::End => {
                             adapter.replay_control(&mut RealVf(dev))?;
-                            // The user restores its configuration space, with this bit, later.
-                            dev.set_master();
+                            dev.data().get_ref().set_master(dev);
                             adapter.listen(
                                 &mut RealVf(dev),
                                 &mut RamPages(pages),
@@ -325,6 +354,17 @@ impl DataFile for SavingFile {
         Err(EBADF)
     }
 
+    fn poll(&self, file: &File, table: PollTable<'_>) -> bool {
+        let vf = self.dev.data().get_ref();
+        table.register_wait(file, &vf.news);
+        let inner = vf.peek();
+        match &inner.session {
+            Session::Saving(s) if s.id == self.id => inner.has_news(),
+            // An error is one as well.
+            _ => true,
+        }
+    }
+
     fn precopy_info(&self) -> Result<PrecopyInfo> {
         let inner = self.dev.data().get_ref().lock(&self.dev);
         if !matches!(inner.state, State::PreCopy | State::PreCopyP2p) {
@@ -394,10 +434,15 @@ impl DataFile for ResumingFile {
             if resuming.failed {
                 return Err(EINVAL);
             }
-            let bytes = from.len().min(CHUNK_BYTES);
-            let start = resuming.pending.len();
-            resuming.pending.extend_with(bytes, 0, GFP_KERNEL_ACCOUNT)?;
-            from.read_slice(resuming.pending.get_mut(start..).ok_or(EIO)?)?;
+            let left = from.len();
+            if let Err(e) = resuming.take(from) {
+                // What was taken before has been used and cannot come again.
+                return if left < total {
+                    Ok(total - left)
+                } else {
+                    Err(e)
+                };
+            }
             if let Err(Refused(reason)) = inner.decode(&self.dev) {
                 dev_warn!(self.dev.as_dev(), "semiassign: image refused: {}\n", reason);
                 if let Session::Resuming(r) = &mut inner.session {
@@ -407,6 +452,10 @@ impl DataFile for ResumingFile {
             }
         }
         Ok(total)
+    }
+
+    fn poll(&self, _file: &File, _table: PollTable<'_>) -> bool {
+        true
     }
 
     fn precopy_info(&self) -> Result<PrecopyInfo> {

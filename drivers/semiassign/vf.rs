@@ -16,9 +16,11 @@ use crate::status::{Stats, StatusFile};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::fs::File;
+use kernel::new_poll_condvar;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
+use kernel::sync::poll::PollCondVar;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::{device, pci};
 use model::adapter::{Adapter, Layout};
@@ -38,6 +40,9 @@ pub(crate) struct Vf {
     /// What mappings of the substituted pages show: the RAM pages while captured. The page lock.
     #[pin]
     pub(crate) shown: Mutex<Option<Arc<Pages<Vf>>>>,
+    /// There may be more to read of an image, or its session has ended.
+    #[pin]
+    pub(crate) news: PollCondVar,
     #[pin]
     status: Mutex<Option<StatusFile>>,
     layout: &'static Layout,
@@ -45,6 +50,8 @@ pub(crate) struct Vf {
     reset_noted: AtomicBool,
     /// The user mapped the page that must trap: what the guest asks of its PF may go unseen.
     trapped_page_mapped: AtomicBool,
+    /// Bus mastering is on by our hand, not by the user's.
+    mastering: AtomicBool,
 }
 
 /// What the lock of the VF protects.
@@ -83,6 +90,7 @@ impl Vf {
         let mut inner = self.inner.lock();
         if self.reset_noted.swap(false, Ordering::SeqCst) {
             inner.after_reset(dev);
+            self.news.notify_all();
         }
         inner
     }
@@ -93,8 +101,24 @@ impl Vf {
         self.inner.lock()
     }
 
+    /// Whether the VF was reset and nobody has looked after it yet.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.reset_noted.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn layout(&self) -> &'static Layout {
         self.layout
+    }
+
+    /// Switches bus mastering on for a device that is being loaded: its user restores the configuration space later.
+    pub(crate) fn set_master(&self, dev: &Device<Self>) {
+        self.mastering.store(true, Ordering::SeqCst);
+        dev.set_master();
+    }
+
+    /// It has done so by now.
+    pub(crate) fn keep_master(&self) {
+        self.mastering.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn trapped_page_is_mapped(&self) -> bool {
@@ -112,15 +136,15 @@ impl Inner {
         saving || self.saving_files > 0 || self.log.is_some() || self.maybe_tracked
     }
 
-    /// The VF was reset by its user: no guest state is left, and the state is RUNNING.
+    /// The VF was reset by its user: no guest state is left, and the state is RUNNING unless the VF is dead.
     fn after_reset(&mut self, dev: &Device<Vf>) {
         self.session = Session::None;
-        self.state = State::Running;
         self.loaded = false;
         self.release_refused = false;
         if matches!(self.mode, Mode::Dead(_)) {
             return;
         }
+        self.state = State::Running;
         // The user clears the command register before it resets.
         dev.decode_memory();
         let Self { adapter, mode, .. } = self;
@@ -175,10 +199,12 @@ impl Operations for Vf {
                     stats: Stats::new(),
                 }, "semiassign:vf"),
                 shown <- new_mutex!(None, "semiassign:shown"),
+                news <- new_poll_condvar!("semiassign:news"),
                 status <- new_mutex!(None, "semiassign:status"),
                 layout,
                 reset_noted: AtomicBool::new(false),
                 trapped_page_mapped: AtomicBool::new(false),
+                mastering: AtomicBool::new(false),
             }? Error))
         })
     }
@@ -212,12 +238,14 @@ impl Operations for Vf {
         let mut inner = vf.inner.lock();
         vf.reset_noted.store(false, Ordering::SeqCst);
         vf.trapped_page_mapped.store(false, Ordering::SeqCst);
+        vf.mastering.store(false, Ordering::SeqCst);
         inner.mode = Mode::Assigned;
         inner.state = State::Running;
         inner.maybe_tracked = false;
         inner.release_refused = false;
         inner.stats = Stats::new();
         inner.first_session = inner.sessions + 1;
+        // Of a container that outlives the device's file, which no VMM is known to keep, we would not know.
         inner.narrowed = false;
         inner.loaded = false;
         inner.release_tries = 0;
@@ -241,14 +269,17 @@ impl Operations for Vf {
         inner.log = None;
         inner.state = State::Running;
         inner.abandon(dev);
+        vf.news.notify_all();
     }
 
     fn reset_done(dev: &Device<Self>) {
+        let vf = dev.data().get_ref();
+        // The reset has kept what a load that is given up by it had switched on.
+        if vf.mastering.swap(false, Ordering::SeqCst) {
+            dev.clear_master_in_reset();
+        }
         // May run under the memory lock, which the holder of our lock may wait for.
-        dev.data()
-            .get_ref()
-            .reset_noted
-            .store(true, Ordering::SeqCst);
+        vf.reset_noted.store(true, Ordering::SeqCst);
     }
 
     fn mappable(dev: &Device<Self>) -> Range<u64> {
@@ -289,7 +320,9 @@ impl Operations for Vf {
         let mut ram = pages.as_deref().map(RamPages);
         if vf.is_trapped(at) {
             let page = ram.as_mut().map(|ram| ram as &mut dyn Registers);
-            return inner.adapter.read(at, &mut RealVf(dev), page);
+            let val = inner.adapter.read(at, &mut RealVf(dev), page);
+            vf.tell(&inner);
+            return val;
         }
         match &mut ram {
             Some(ram) if vf.is_substituted(at) => ram.read32(at),
@@ -304,7 +337,8 @@ impl Operations for Vf {
         let mut ram = pages.as_deref().map(RamPages);
         if vf.is_trapped(at) {
             let page = ram.as_mut().map(|ram| ram as &mut dyn Registers);
-            return inner.adapter.write(at, val, &mut RealVf(dev), page);
+            inner.adapter.write(at, val, &mut RealVf(dev), page);
+            return vf.tell(&inner);
         }
         match &mut ram {
             Some(ram) if vf.is_substituted(at) => ram.write32(at, val),
@@ -313,7 +347,10 @@ impl Operations for Vf {
     }
 
     fn set_state(dev: &Device<Self>, to: State) -> Result<Option<ARef<File>>> {
-        dev.data().get_ref().lock(dev).set_state(dev, to)
+        let vf = dev.data().get_ref();
+        let result = vf.lock(dev).set_state(dev, to);
+        vf.news.notify_all();
+        result
     }
 
     fn state(dev: &Device<Self>) -> State {
@@ -321,7 +358,8 @@ impl Operations for Vf {
     }
 
     fn data_bytes(dev: &Device<Self>) -> usize {
-        dev.data().get_ref().lock(dev).data_bytes()
+        let vf = dev.data().get_ref();
+        vf.lock(dev).data_bytes(vf.layout)
     }
 
     fn log_start(dev: &Device<Self>) -> Result {
@@ -347,6 +385,13 @@ impl Operations for Vf {
 }
 
 impl Vf {
+    /// Wakes whoever waits for more of an image, if there is more.
+    pub(crate) fn tell(&self, inner: &Inner) {
+        if inner.has_news() {
+            self.news.notify_all();
+        }
+    }
+
     fn is_trapped(&self, at: u32) -> bool {
         let (start, end) = self.layout.trapped;
         (start..end).contains(&at)

@@ -16,7 +16,7 @@ use kernel::error::{from_result, to_result};
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::{ARef, AlwaysRefCounted};
-use kernel::types::Opaque;
+use kernel::types::{Opaque, ScopeGuard};
 use kernel::{device, pci, ModuleMetadata};
 
 /// A VFIO PCI variant driver, and its data for one device.
@@ -57,7 +57,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
     fn close(dev: &Device<Self>);
 
     /// The device has been reset. May run with the memory lock held for writing: must not access the
-    /// device and not wait for anybody who does, or who touches guest memory.
+    /// device's BARs and not wait for anybody who does, or who touches guest memory.
     fn reset_done(dev: &Device<Self>);
 
     /// The part of [`BAR`](Self::BAR) that users are told to map, in bytes, page aligned; the rest traps.
@@ -236,14 +236,31 @@ impl<T: Operations> Device<T> {
     /// Switches bus mastering on, whatever the user wrote to its command register: for what is the driver's own, while the
     /// user's domain is not attached.
     pub fn set_master(&self) {
+        let _command = self.memory_for_writing();
         // SAFETY: The device is there as long as `self` lives; the PCI core reads, and writes if the bit is not set.
         unsafe { bindings::pci_set_master(self.pdev()) }
     }
 
     /// Switches bus mastering off.
     pub fn clear_master(&self) {
+        let _command = self.memory_for_writing();
+        self.clear_master_in_reset();
+    }
+
+    /// The same for [`Operations::reset_done`], which may run with the memory lock held.
+    pub fn clear_master_in_reset(&self) {
         // SAFETY: The device is there as long as `self` lives.
         unsafe { bindings::pci_clear_master(self.pdev()) }
+    }
+
+    /// Keeps others from the command register, and from the BARs.
+    fn memory_for_writing(&self) -> impl Drop + '_ {
+        // SAFETY: The lock is initialised by the core's init.
+        unsafe { bindings::down_write(&raw mut (*self.core()).memory_lock) };
+        ScopeGuard::new(|| {
+            // SAFETY: Taken above, by this thread.
+            unsafe { bindings::up_write(&raw mut (*self.core()).memory_lock) }
+        })
     }
 
     /// Makes the function decode its BARs, whatever the user wrote to its command register.
@@ -251,10 +268,9 @@ impl<T: Operations> Device<T> {
     /// A VF of silicon always does, the bit is hardwired there; QEMU's goes by the bit.
     pub fn decode_memory(&self) {
         let mut command = 0;
-        // SAFETY: The lock is initialised by the core's init and serialises this with what the user writes;
-        // the device is there as long as `self` lives.
+        let _command = self.memory_for_writing();
+        // SAFETY: The device is there as long as `self` lives.
         unsafe {
-            bindings::down_write(&raw mut (*self.core()).memory_lock);
             bindings::pci_read_config_word(self.pdev(), PCI_COMMAND, &mut command);
             if command & PCI_COMMAND_MEMORY == 0 {
                 bindings::pci_write_config_word(
@@ -263,16 +279,18 @@ impl<T: Operations> Device<T> {
                     command | PCI_COMMAND_MEMORY,
                 );
             }
-            bindings::up_write(&raw mut (*self.core()).memory_lock);
         }
     }
 
-    /// Resets the function, as `pcie_flr` does, without saving or restoring anything.
+    /// Resets the function, as `pcie_flr` does, without saving or restoring anything. Mappings of the BAR wait in their
+    /// faults meanwhile, so that nobody accesses a device that does not answer.
     ///
     /// # Errors
     ///
     /// What the PCI core returned.
     pub fn flr(&self) -> Result {
+        let _memory = self.memory_for_writing();
+        self.zap(0, self.bar_bytes());
         // SAFETY: The device is there as long as `self` lives.
         to_result(unsafe { bindings::pcie_flr(self.pdev()) })
     }
@@ -281,6 +299,12 @@ impl<T: Operations> Device<T> {
     pub(crate) fn life(&self) -> Option<u32> {
         let lives = self.lives.load(Ordering::SeqCst);
         (lives % 2 == 1).then_some(lives)
+    }
+
+    /// From here no register access finds the BAR; the lock waits for those under way.
+    fn end_life(&self) {
+        let _memory = self.memory_for_writing();
+        self.lives.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Whether a domain with mappings is attached, the user's or a private one: otherwise the device reaches no memory.
@@ -360,7 +384,7 @@ impl<T: Operations> VTable<T> {
             to_result(unsafe { bindings::vfio_pci_core_enable(dev.core()) })?;
             dev.lives.fetch_add(1, Ordering::SeqCst);
             if let Err(e) = T::open(dev) {
-                dev.lives.fetch_add(1, Ordering::SeqCst);
+                dev.end_life();
                 // SAFETY: Undoes the enable above.
                 unsafe { bindings::vfio_pci_core_disable(dev.core()) };
                 return Err(e);
@@ -378,13 +402,7 @@ impl<T: Operations> VTable<T> {
         // SAFETY: The core calls this for our device.
         let dev = unsafe { Device::<T>::from_raw(vdev) };
         T::close(dev);
-        // From here no register access finds the BAR; the lock waits for those under way.
-        // SAFETY: Initialised by the core's init, taken and released here.
-        unsafe {
-            bindings::down_write(&raw mut (*dev.core()).memory_lock);
-            dev.lives.fetch_add(1, Ordering::SeqCst);
-            bindings::up_write(&raw mut (*dev.core()).memory_lock);
-        }
+        dev.end_life();
         // SAFETY: Last close, serialised by the core.
         unsafe { bindings::vfio_pci_core_close_device(vdev) };
     }

@@ -10,6 +10,7 @@ use kernel::error::from_err_ptr;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
 use kernel::types::ForeignOwnable;
 use kernel::uaccess::{UserPtr, UserSlice, UserSliceReader, UserSliceWriter};
@@ -49,6 +50,10 @@ pub trait DataFile: Send + Sync + 'static {
     ///
     /// `EINVAL` outside PRE_COPY, `ENODEV` after the session.
     fn precopy_info(&self) -> Result<PrecopyInfo>;
+
+    /// Whether [`read`](Self::read) or [`write`](Self::write) has something to say at once, be it an error. Whoever is to hear
+    /// of a change is registered with `table` before that is looked at.
+    fn poll(&self, file: &File, table: PollTable<'_>) -> bool;
 
     /// The last reference to the file is gone.
     fn release(&self);
@@ -97,6 +102,7 @@ impl<F: DataFile> VTable<F> {
         owner: <<F::Driver as Operations>::Module as ModuleMetadata>::THIS_MODULE.as_ptr(),
         read: Some(Self::read),
         write: Some(Self::write),
+        poll: Some(Self::poll),
         unlocked_ioctl: Some(Self::ioctl),
         compat_ioctl: bindings::compat_ptr_ioctl,
         release: Some(Self::release),
@@ -151,6 +157,24 @@ impl<F: DataFile> VTable<F> {
 
     /// # Safety
     ///
+    /// Called for an open data file, with a table that is NULL or valid.
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> bindings::__poll_t {
+        // SAFETY: Called for an open data file; its user has a reference for the time of the call, and `f_pos` is not used.
+        let (data, file) = unsafe { (Self::borrow(file), File::from_raw_file(file.cast())) };
+        // SAFETY: By this function's contract.
+        let table = unsafe { PollTable::from_raw(table.cast()) };
+        if data.poll(file, table) {
+            READY
+        } else {
+            0
+        }
+    }
+
+    /// # Safety
+    ///
     /// Called for an open data file.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: Called for an open data file.
@@ -186,6 +210,9 @@ impl<F: DataFile> VTable<F> {
         0
     }
 }
+
+/// EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM: a file is open for one of the two only.
+const READY: bindings::__poll_t = 0x1 | 0x40 | 0x4 | 0x100;
 
 fn to_long(result: Result) -> c_long {
     match result {

@@ -14,8 +14,9 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::time::{delay::fsleep, Delta};
 
-/// Attaching fails with `EBUSY` during a reset of some functions: tries, a millisecond apart.
-const ATTACH_TRIES: u32 = 50;
+/// Attaching fails with `EBUSY` during a reset of functions with ATS, which takes 100 ms and more: tries, a millisecond or
+/// more apart.
+const ATTACH_TRIES: u32 = 1000;
 
 /// Private IOVAs are aligned to this, so that they need few page tables.
 const IOVA_ALIGN: u64 = 2 << 20;

@@ -202,13 +202,11 @@ pub(crate) unsafe extern "C" fn mmap<T: Operations>(
     from_result(|| {
         let start = pgoff << PAGE_SHIFT;
         let ours = start >> OFFSET_SHIFT == u64::from(T::BAR);
-        if ours {
-            let at = start & OFFSET_MASK;
-            T::mmap(dev, at..at.checked_add(bytes).ok_or(EINVAL)?)?;
-        }
         // SAFETY: Passed on as it came.
         kernel::error::to_result(unsafe { bindings::vfio_pci_core_mmap(vdev, vma) })?;
         if ours {
+            let at = start & OFFSET_MASK;
+            T::mmap(dev, at..at.checked_add(bytes).ok_or(EINVAL)?)?;
             // SAFETY: The VMA is still being set up; the core made it a PFN mapping with itself as private
             // data, which is what `fault` relies on.
             unsafe { (*vma).vm_ops = &VmOps::<T>::OPS };

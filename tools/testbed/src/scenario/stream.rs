@@ -17,11 +17,13 @@ use crate::vmm::device::Device;
 use crate::vmm::guest::{Guest, SLOTS};
 use crate::vmm::image::{boundaries, reseal, CRC_BYTES, HEADER_BYTES, HEAD_BYTES};
 use crate::vmm::memory::Memory;
-use crate::vmm::migration::{errno, load, save, State, Taken};
+use crate::vmm::migration::{errno, load, read_precopy, save, wait_readable, State, Taken};
 use crate::vmm::traffic::{drain, exchange, new_numbers, Peer};
 use crate::vmm::{Machine, Random};
 
 const SEED: u64 = 0x5e31_a551;
+/// A VLAN that the guest asks for in PRE_COPY.
+const LATE_VLAN: u16 = 101;
 /// Frames that find the guest's ring full and have to travel.
 const HELD: usize = 8;
 /// As QEMU writes.
@@ -29,6 +31,29 @@ const CHUNK: usize = 32 * 1024;
 const ALTERED: usize = 300;
 const RESEALED: usize = 100;
 const CUT_AT_RANDOM: usize = 20;
+
+/// Who has read all in PRE_COPY may sleep until there is more: what the guest asks of its PF, or the end of the session.
+fn require_news(device: &Device, guest: &Guest) -> Result<()> {
+    const LIMIT_MS: u16 = 30_000;
+    let file = device.open_data(State::PreCopy)?;
+    read_precopy(&file, &mut Vec::new())?;
+    std::thread::scope(|scope| -> Result<()> {
+        let reader = scope.spawn(|| wait_readable(&file, LIMIT_MS));
+        guest.add_vlan(LATE_VLAN)?;
+        let woken = reader.join().expect("the reader's thread panicked")?;
+        ensure!(woken, "the guest has a VLAN more, and nobody was told");
+        Ok(())
+    })?;
+    let mut news = Vec::new();
+    read_precopy(&file, &mut news)?;
+    ensure!(!news.is_empty(), "poll() promised more than there was");
+    device.go(State::Running)?;
+    ensure!(
+        wait_readable(&file, 0)?,
+        "the session has ended, and a reader would sleep on"
+    );
+    Ok(())
+}
 
 pub fn altered_images_are_refused(bed: &Bed) -> Result<()> {
     let vfs = vfs(bed)?;
@@ -39,6 +64,7 @@ pub fn altered_images_are_refused(bed: &Bed) -> Result<()> {
     guest.add_vlan(VLAN)?;
     guest.set_multicast(&[0x123, 0xabc])?;
     exchange(&mut guest, &peer, LAP)?;
+    require_news(&source.device, &guest)?;
     let (image, held) = save_with_held_frames(&vfs.a, &source.device, &guest, &peer)?;
     let ends = boundaries(&image)?;
     println!(

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags};
 use vfio_bindings::bindings::vfio;
 
 use super::device::Device;
@@ -147,7 +148,17 @@ pub fn read_precopy(mut file: &File, image: &mut Vec<u8>) -> Result<()> {
         (initial, dirty) == (0, 0),
         "all was read, and {initial} and {dirty} bytes are left"
     );
+    ensure!(
+        !wait_readable(file, 0)?,
+        "all was read, and poll() says that there is more"
+    );
     Ok(())
+}
+
+/// Whether there is something to read within so many milliseconds.
+pub fn wait_readable(file: &File, limit_ms: u16) -> Result<bool> {
+    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, limit_ms).context("cannot poll")? > 0)
 }
 
 /// The whole image of a device that runs, by way of PRE_COPY; it ends in STOP_COPY. `before_stop` runs in PRE_COPY.
@@ -160,6 +171,10 @@ pub fn save(device: &Device, before_stop: impl FnOnce() -> Result<()>) -> Result
     before_stop()?;
     device.go(State::PreCopyP2p)?;
     device.go(State::StopCopy)?;
+    ensure!(
+        wait_readable(&file, 0)?,
+        "STOP_COPY, and poll() says that there is nothing to read"
+    );
     let bytes = device.data_bytes()?;
     let had = image.len();
     file.read_to_end(&mut image)

@@ -2,9 +2,9 @@
 
 //! The mailbox with us in between.
 //!
-//! Two things are held against what the guest sees. As long as nothing has happened that it is not to see, a [`Twin`]
+//! Two things are held against what the guest sees. As long as nothing has happened that it is not to see, a twin
 //! without us shows it the same, bit by bit. And as long as the guest keeps the protocol it gets, sooner or later, the
-//! reply to each message that its PF owes it, and the PF knows what was agreed on: see [`Known`].
+//! reply to each message that its PF owes it, and the PF knows what was agreed on.
 
 mod act;
 mod known;
