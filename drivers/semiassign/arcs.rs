@@ -31,8 +31,8 @@ impl Inner {
         let mut state = self.state;
         let result = walk(dev, &mut state, to, |from, to| {
             let file = self.step(dev, from, to).inspect_err(|e| {
-                dev_warn!(
-                    dev.as_dev(),
+                dev_warn_ratelimited!(
+                    dev,
                     "semiassign: {} -> {} failed: {:?}\n",
                     from.name(),
                     to.name(),
@@ -99,8 +99,8 @@ impl Inner {
             .iter()
             .any(|iova| dev.narrow_dirty_scope(*iova).is_ok());
         if !self.narrowed {
-            dev_info!(
-                dev.as_dev(),
+            dev_info_ratelimited!(
+                dev,
                 "semiassign: no page to pin: all memory is reported dirty\n"
             );
         }
@@ -144,8 +144,8 @@ impl Inner {
         if self.narrowed && self.log.is_none() && !self.maybe_tracked {
             self.maybe_tracked = true;
             if self.saving_files == 0 {
-                dev_info!(
-                    dev.as_dev(),
+                dev_info_ratelimited!(
+                    dev,
                     "semiassign: stopped after a migration that did not happen: emulated until the next one ends\n"
                 );
             }
@@ -179,7 +179,7 @@ impl Inner {
     fn resuming_to_stop(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let complete = matches!(&self.session, Session::Resuming(r) if r.is_complete());
         if !complete {
-            dev_warn!(dev.as_dev(), "semiassign: the image did not arrive whole\n");
+            dev_warn_ratelimited!(dev, "semiassign: the image did not arrive whole\n");
             return Err(EINVAL);
         }
         self.session = Session::None;

@@ -85,7 +85,7 @@ impl Inner {
         match self.refusal(dev) {
             None => Ok(()),
             Some(reason) => {
-                dev_warn!(dev.as_dev(), "semiassign: cannot migrate: {}\n", reason);
+                dev_warn_ratelimited!(dev, "semiassign: cannot migrate: {}\n", reason);
                 Err(EOPNOTSUPP)
             }
         }
@@ -105,7 +105,7 @@ impl Inner {
         let since = Instant::now();
         // All that can fail for want of memory fails before the guest notices anything.
         let (private, pages) = self.allocate(dev).inspect_err(|e| {
-            dev_warn!(dev.as_dev(), "semiassign: cannot capture: {:?}\n", e);
+            dev_warn_ratelimited!(dev, "semiassign: cannot capture: {:?}\n", e);
         })?;
         dev.decode_memory();
         self.take_over(dev, private, pages)?;
@@ -115,8 +115,8 @@ impl Inner {
         self.stats.captures += 1;
         self.stats.capture_ns = elapsed_ns(since);
         self.stats.captured_at_ns = self.stats.now_ns();
-        dev_info!(
-            dev.as_dev(),
+        dev_info_ratelimited!(
+            dev,
             "semiassign: captured in {} us\n",
             self.stats.capture_ns / 1000
         );
@@ -177,8 +177,8 @@ impl Inner {
                 Ok(())
             }
             Err(AttachError::Undone(e)) => {
-                dev_warn!(
-                    dev.as_dev(),
+                dev_warn_ratelimited!(
+                    dev,
                     "semiassign: cannot capture: no private domain: {:?}\n",
                     e
                 );
@@ -269,8 +269,8 @@ impl Inner {
             self.mode = Mode::Emulated(emulated);
             self.run(dev);
             self.release_refused = true;
-            dev_info!(
-                dev.as_dev(),
+            dev_info_ratelimited!(
+                dev,
                 "semiassign: the hardware does not take the rings back: emulated until they are set up anew\n"
             );
             return Err(EAGAIN);
@@ -281,8 +281,8 @@ impl Inner {
         self.stats.releases += 1;
         self.stats.release_ns = elapsed_ns(since);
         self.stats.released_at_ns = self.stats.now_ns();
-        dev_info!(
-            dev.as_dev(),
+        dev_info_ratelimited!(
+            dev,
             "semiassign: released in {} us\n",
             self.stats.release_ns / 1000
         );

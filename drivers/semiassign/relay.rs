@@ -7,8 +7,8 @@
 //! directions: short while there is traffic, long when there was none for a while.
 
 use crate::vf::Vf;
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::sync::aref::ARef;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use vfio::worker::Turn;
 use vfio::Device;
 
@@ -25,14 +25,14 @@ const BUSY_TURNS: u32 = 200;
 
 pub(crate) struct Relay {
     dev: ARef<Device<Vf>>,
-    idle_turns: AtomicU32,
+    idle_turns: Atomic<u32>,
 }
 
 impl Relay {
     pub(crate) fn new(dev: &Device<Vf>) -> Self {
         Self {
             dev: dev.into(),
-            idle_turns: AtomicU32::new(0),
+            idle_turns: Atomic::new(0),
         }
     }
 }
@@ -51,9 +51,9 @@ impl Turn for Relay {
         let idle = if progress.frames > 0 {
             0
         } else {
-            self.idle_turns.load(Ordering::Relaxed).saturating_add(1)
+            self.idle_turns.load(Relaxed).saturating_add(1)
         };
-        self.idle_turns.store(idle, Ordering::Relaxed);
+        self.idle_turns.store(idle, Relaxed);
         if idle < BUSY_TURNS {
             SLEEP_BUSY_NS
         } else {

@@ -20,6 +20,23 @@
 use kernel::debugfs::Dir;
 use kernel::prelude::*;
 
+/// Logs what a user can provoke again and again.
+macro_rules! dev_warn_ratelimited {
+    ($dev:expr, $($message:tt)*) => {
+        if $dev.may_log() {
+            dev_warn!($dev.as_dev(), $($message)*);
+        }
+    };
+}
+/// The same, for what is no fault.
+macro_rules! dev_info_ratelimited {
+    ($dev:expr, $($message:tt)*) => {
+        if $dev.may_log() {
+            dev_info!($dev.as_dev(), $($message)*);
+        }
+    };
+}
+
 mod arcs;
 mod capture;
 mod dirty;

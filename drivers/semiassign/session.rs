@@ -444,7 +444,7 @@ impl DataFile for ResumingFile {
                 };
             }
             if let Err(Refused(reason)) = inner.decode(&self.dev) {
-                dev_warn!(self.dev.as_dev(), "semiassign: image refused: {}\n", reason);
+                dev_warn_ratelimited!(self.dev, "semiassign: image refused: {}\n", reason);
                 if let Session::Resuming(r) = &mut inner.session {
                     r.failed = true;
                 }

@@ -14,11 +14,11 @@ use crate::relay::Relay;
 use crate::session::Session;
 use crate::status::{Stats, StatusFile};
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::fs::File;
 use kernel::new_poll_condvar;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::atomic::{Acquire, AtomicFlag, Full, Release};
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
 use kernel::sync::poll::PollCondVar;
 use kernel::sync::{new_mutex, Arc, Mutex};
@@ -47,11 +47,11 @@ pub(crate) struct Vf {
     status: Mutex<Option<StatusFile>>,
     layout: &'static Layout,
     /// The VF was reset and nobody has looked after it yet.
-    reset_noted: AtomicBool,
+    reset_noted: AtomicFlag,
     /// The user mapped the page that must trap: what the guest asks of its PF may go unseen.
-    trapped_page_mapped: AtomicBool,
+    trapped_page_mapped: AtomicFlag,
     /// Bus mastering is on by our hand, not by the user's.
-    mastering: AtomicBool,
+    mastering: AtomicFlag,
 }
 
 /// What the lock of the VF protects.
@@ -88,7 +88,7 @@ impl Vf {
     /// Takes the lock, and first of all looks after a reset that happened meanwhile.
     pub(crate) fn lock(&self, dev: &Device<Vf>) -> Locked<'_> {
         let mut inner = self.inner.lock();
-        if self.reset_noted.swap(false, Ordering::SeqCst) {
+        if self.reset_noted.xchg(false, Full) {
             inner.after_reset(dev);
             self.news.notify_all();
         }
@@ -103,7 +103,7 @@ impl Vf {
 
     /// Whether the VF was reset and nobody has looked after it yet.
     pub(crate) fn was_reset(&self) -> bool {
-        self.reset_noted.load(Ordering::SeqCst)
+        self.reset_noted.load(Acquire)
     }
 
     pub(crate) fn layout(&self) -> &'static Layout {
@@ -112,17 +112,17 @@ impl Vf {
 
     /// Switches bus mastering on for a device that is being loaded: its user restores the configuration space later.
     pub(crate) fn set_master(&self, dev: &Device<Self>) {
-        self.mastering.store(true, Ordering::SeqCst);
+        self.mastering.store(true, Release);
         dev.set_master();
     }
 
     /// It has done so by now.
     pub(crate) fn keep_master(&self) {
-        self.mastering.store(false, Ordering::SeqCst);
+        self.mastering.store(false, Release);
     }
 
     pub(crate) fn trapped_page_is_mapped(&self) -> bool {
-        self.trapped_page_mapped.load(Ordering::SeqCst)
+        self.trapped_page_mapped.load(Acquire)
     }
 }
 
@@ -202,9 +202,9 @@ impl Operations for Vf {
                 news <- new_poll_condvar!("semiassign:news"),
                 status <- new_mutex!(None, "semiassign:status"),
                 layout,
-                reset_noted: AtomicBool::new(false),
-                trapped_page_mapped: AtomicBool::new(false),
-                mastering: AtomicBool::new(false),
+                reset_noted: AtomicFlag::new(false),
+                trapped_page_mapped: AtomicFlag::new(false),
+                mastering: AtomicFlag::new(false),
             }? Error))
         })
     }
@@ -236,9 +236,9 @@ impl Operations for Vf {
             return Err(ENODEV);
         }
         let mut inner = vf.inner.lock();
-        vf.reset_noted.store(false, Ordering::SeqCst);
-        vf.trapped_page_mapped.store(false, Ordering::SeqCst);
-        vf.mastering.store(false, Ordering::SeqCst);
+        vf.reset_noted.store(false, Release);
+        vf.trapped_page_mapped.store(false, Release);
+        vf.mastering.store(false, Release);
         inner.mode = Mode::Assigned;
         inner.state = State::Running;
         inner.maybe_tracked = false;
@@ -263,7 +263,7 @@ impl Operations for Vf {
         let worker = vf.inner.lock().worker.take();
         drop(worker);
         let mut inner = vf.inner.lock();
-        vf.reset_noted.store(false, Ordering::SeqCst);
+        vf.reset_noted.store(false, Release);
         inner.session = Session::None;
         inner.saving_files = 0;
         inner.log = None;
@@ -275,11 +275,11 @@ impl Operations for Vf {
     fn reset_done(dev: &Device<Self>) {
         let vf = dev.data().get_ref();
         // The reset has kept what a load that is given up by it had switched on.
-        if vf.mastering.swap(false, Ordering::SeqCst) {
+        if vf.mastering.xchg(false, Full) {
             dev.clear_master_in_reset();
         }
         // May run under the memory lock, which the holder of our lock may wait for.
-        vf.reset_noted.store(true, Ordering::SeqCst);
+        vf.reset_noted.store(true, Release);
     }
 
     fn mappable(dev: &Device<Self>) -> Range<u64> {
@@ -295,7 +295,7 @@ impl Operations for Vf {
             if shown.is_some() {
                 return Err(EBUSY);
             }
-            if !vf.trapped_page_mapped.swap(true, Ordering::SeqCst) {
+            if !vf.trapped_page_mapped.xchg(true, Full) {
                 dev_warn!(
                     dev.as_dev(),
                     "semiassign: the control page was mapped: not migratable until closed\n"

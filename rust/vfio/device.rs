@@ -11,11 +11,11 @@ use core::marker::PhantomData;
 use core::mem::{offset_of, MaybeUninit};
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::error::{from_result, to_result};
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::{ARef, AlwaysRefCounted};
+use kernel::sync::atomic::{Acquire, Atomic, Full};
 use kernel::types::{Opaque, ScopeGuard};
 use kernel::{device, pci, ModuleMetadata};
 
@@ -121,7 +121,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
 pub struct Device<T: Operations> {
     core: Opaque<bindings::vfio_pci_core_device>,
     /// Counts opens and closes: odd while the device is open.
-    lives: AtomicU32,
+    lives: Atomic<u32>,
     has_data: UnsafeCell<bool>,
     data: UnsafeCell<MaybeUninit<T>>,
 }
@@ -228,6 +228,13 @@ impl<T: Operations> Device<T> {
         unsafe { device::Device::from_raw(self.raw_dev()) }
     }
 
+    /// Whether a message that a user can provoke again and again may be logged now: ten in five seconds are, of all devices
+    /// together.
+    pub fn may_log(&self) -> bool {
+        // SAFETY: Callable from anywhere.
+        unsafe { bindings::vfio_helper_may_log() }
+    }
+
     /// The domain:bus:device.function name.
     pub fn name(&self) -> &CStr {
         self.as_dev().name()
@@ -297,14 +304,14 @@ impl<T: Operations> Device<T> {
 
     /// Number of the life, from open to close, that the device is in; `None` while it is closed.
     pub(crate) fn life(&self) -> Option<u32> {
-        let lives = self.lives.load(Ordering::SeqCst);
+        let lives = self.lives.load(Acquire);
         (lives % 2 == 1).then_some(lives)
     }
 
     /// From here no register access finds the BAR; the lock waits for those under way.
     fn end_life(&self) {
         let _memory = self.memory_for_writing();
-        self.lives.fetch_add(1, Ordering::SeqCst);
+        self.lives.fetch_add(1, Full);
     }
 
     /// Whether a domain with mappings is attached, the user's or a private one: otherwise the device reaches no memory.
@@ -382,7 +389,7 @@ impl<T: Operations> VTable<T> {
         from_result(|| {
             // SAFETY: First open, serialised by the core.
             to_result(unsafe { bindings::vfio_pci_core_enable(dev.core()) })?;
-            dev.lives.fetch_add(1, Ordering::SeqCst);
+            dev.lives.fetch_add(1, Full);
             if let Err(e) = T::open(dev) {
                 dev.end_life();
                 // SAFETY: Undoes the enable above.

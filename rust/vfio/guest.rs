@@ -5,14 +5,14 @@
 use crate::bindings;
 use crate::device::{Device, Operations};
 use crate::iommu::Area;
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::error::to_result;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Full};
 use kernel::time::{delay::fsleep, Delta};
 
 /// Pins in flight on any device. One count for all: a pin takes microseconds.
-static PINNING: AtomicU32 = AtomicU32::new(0);
+static PINNING: Atomic<u32> = Atomic::new(0);
 
 /// Most that [`dma_unmap`] waits for a pin in flight.
 const UNMAP_WAIT_MS: u32 = 100;
@@ -139,11 +139,11 @@ impl<T: Operations> Device<T> {
     ///
     /// The page at `iova` cannot be pinned.
     pub fn narrow_dirty_scope(&self, iova: u64) -> Result {
-        PINNING.fetch_add(1, Ordering::SeqCst);
+        PINNING.fetch_add(1, Full);
         // SAFETY: The device has a `dma_unmap` operation and is open.
         let ret =
             unsafe { bindings::vfio_helper_pin_once(self.vdev(), iova & !(PAGE_SIZE as u64 - 1)) };
-        PINNING.fetch_sub(1, Ordering::SeqCst);
+        PINNING.fetch_sub(1, Full);
         to_result(ret)
     }
 }
@@ -160,7 +160,7 @@ pub(crate) unsafe extern "C" fn dma_unmap(
     _len: u64,
 ) {
     for _ in 0..UNMAP_WAIT_MS {
-        if PINNING.load(Ordering::SeqCst) == 0 {
+        if PINNING.load(Acquire) == 0 {
             return;
         }
         fsleep(Delta::from_millis(1));

@@ -8,6 +8,7 @@
 #include <linux/iova_bitmap.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
+#include <linux/ratelimit.h>
 #include <linux/sched.h>
 #include <linux/vmalloc.h>
 
@@ -184,6 +185,14 @@ bool vfio_helper_iova_is_reserved(struct iommu_group *group, u64 start, u64 end)
 bool vfio_helper_mem_is_encrypted(void)
 {
 	return cc_platform_has(CC_ATTR_MEM_ENCRYPT);
+}
+
+/* Whether one more message that a user can provoke may be logged. */
+bool vfio_helper_may_log(void)
+{
+	static DEFINE_RATELIMIT_STATE(messages, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&messages);
 }
 
 struct task_struct *vfio_helper_kthread_run(int (*fn)(void *data), void *data, const char *name)

@@ -40,6 +40,7 @@ unsigned int vfio_helper_group_devices(struct iommu_group *group);
 bool vfio_helper_iova_is_reserved(struct iommu_group *group, u64 start, u64 end);
 bool vfio_helper_mem_is_encrypted(void);
 
+bool vfio_helper_may_log(void);
 struct task_struct *vfio_helper_kthread_run(int (*fn)(void *data), void *data, const char *name);
 void vfio_helper_sleep(u64 ns, u32 *woken);
 

@@ -154,30 +154,33 @@ fn attach_once(domain: NonNull<bindings::iommu_domain>, group: &Group) -> Result
 /// Failures to attach a domain, for tests.
 #[cfg(CONFIG_KUNIT = "y")]
 pub mod inject {
-    use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
     use kernel::error::to_result;
     use kernel::prelude::*;
+    use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 
-    static LEFT: AtomicU32 = AtomicU32::new(0);
-    static ERRNO: AtomicI32 = AtomicI32::new(0);
+    static LEFT: Atomic<u32> = Atomic::new(0);
+    static ERRNO: Atomic<i32> = Atomic::new(0);
 
     /// The next `times` attempts, of whatever device, fail with `error`.
     pub fn attach_fails(times: u32, error: Error) {
-        ERRNO.store(error.to_errno(), Ordering::SeqCst);
-        LEFT.store(times, Ordering::SeqCst);
+        ERRNO.store(error.to_errno(), Relaxed);
+        LEFT.store(times, Release);
     }
 
     /// Failures that have not happened yet.
     pub fn left() -> u32 {
-        LEFT.load(Ordering::SeqCst)
+        LEFT.load(Acquire)
     }
 
     pub(super) fn fail() -> Result {
-        let left = LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        match left {
-            Ok(_) => to_result(ERRNO.load(Ordering::SeqCst)),
-            Err(_) => Ok(()),
+        let mut left = LEFT.load(Acquire);
+        while left > 0 {
+            match LEFT.cmpxchg(left, left - 1, Full) {
+                Ok(_) => return to_result(ERRNO.load(Relaxed)),
+                Err(now) => left = now,
+            }
         }
+        Ok(())
     }
 }
 

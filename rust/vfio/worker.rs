@@ -4,9 +4,9 @@
 
 use crate::bindings;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::error::from_err_ptr;
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 
 /// What a [`Worker`] does.
 pub trait Turn: Send + Sync + 'static {
@@ -19,7 +19,7 @@ pub trait Turn: Send + Sync + 'static {
 struct Shared<W> {
     work: W,
     /// Not 0 if the next sleep is to be skipped.
-    woken: AtomicU32,
+    woken: Atomic<u32>,
 }
 
 /// A running kernel thread; dropping it waits for the end of its turn, so do not hold what a turn needs.
@@ -47,7 +47,7 @@ impl<W: Turn> Worker<W> {
         let shared = KBox::new(
             Shared {
                 work,
-                woken: AtomicU32::new(0),
+                woken: Atomic::new(0),
             },
             GFP_KERNEL,
         )?;
@@ -65,7 +65,9 @@ impl<W: Turn> Worker<W> {
 
     /// Ends the sleep of the thread, or the next one.
     pub fn wake(&self) {
-        self.shared.woken.store(1, Ordering::SeqCst);
+        // ORDERING: `wake_up_process` has a full barrier before it looks at the thread, which has one between going to sleep
+        // and looking at this.
+        self.shared.woken.store(1, Relaxed);
         // SAFETY: The thread is alive.
         unsafe { bindings::wake_up_process(self.task.as_ptr()) };
     }
