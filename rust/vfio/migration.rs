@@ -88,7 +88,8 @@ impl State {
 ///
 /// # Errors
 ///
-/// `EINVAL` if there is no way, or what `step` returned; `*state` is then the last state reached.
+/// `EIO` from ERROR, which only a reset leaves; `EINVAL` if there is no way; or what `step` returned. `*state` is then the
+/// last state reached.
 pub fn walk<T: Operations>(
     dev: &Device<T>,
     state: &mut State,
@@ -96,6 +97,10 @@ pub fn walk<T: Operations>(
     mut step: impl FnMut(State, State) -> Result<Option<ARef<File>>>,
 ) -> Result<Option<ARef<File>>> {
     let mut file = None;
+    if *state == State::Error {
+        // The core takes this one for a mistake of the driver's, and warns.
+        return Err(EIO);
+    }
     while *state != to {
         if file.is_some() {
             // Only a last arc yields a file; a driver that returns one earlier is wrong.
