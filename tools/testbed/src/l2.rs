@@ -25,6 +25,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(150);
 pub struct Options {
     /// Waits for a migration instead of booting.
     pub incoming: bool,
+    /// Does not run before it is told to.
+    pub paused: bool,
     /// A guest's reboot reboots it; otherwise it ends QEMU.
     pub reboots: bool,
     /// The VF's driver can migrate it; plain vfio-pci cannot.
@@ -37,6 +39,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             incoming: false,
+            paused: false,
             reboots: false,
             migratable: true,
             words: String::new(),
@@ -131,6 +134,9 @@ impl L2 {
         }
         if options.incoming {
             qemu.args(["-incoming", "defer"]);
+        }
+        if options.paused {
+            qemu.arg("-S");
         }
         let errors = file("qemu.log");
         let process = qemu

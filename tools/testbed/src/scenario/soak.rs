@@ -38,7 +38,12 @@ pub fn soak(bed: &Bed) -> Result<()> {
         } else {
             ("source", &vfs.a)
         };
-        let mut next = bed.destination_named(name, vf, &Options::default())?;
+        // A cancel may come when the destination has all: as libvirt does, let it run only when the source has not.
+        let options = Options {
+            paused: cancel,
+            ..Options::default()
+        };
+        let mut next = bed.destination_named(name, vf, &options)?;
         let from = clock::now_ns();
         let report = if cancel {
             let after = Duration::from_millis(random.below(LATEST_CANCEL_MS) as u64);
@@ -73,7 +78,8 @@ pub fn soak(bed: &Bed) -> Result<()> {
             gap_ms: pings.longest_gap.as_millis() as u64,
             lost: pings.lost as u64,
             device_bytes: report.device_bytes,
-            deaf_us: (deaf.switch.end - deaf.switch.start) / 1000,
+            // None, if it was cancelled.
+            deaf_us: deaf.switch.end.saturating_sub(deaf.switch.start) / 1000,
             lost_datagrams: [loss.capture, loss.switch, loss.release],
             kernel_kib: kernel_kib()?,
         });
@@ -93,7 +99,10 @@ fn migrate_and_cancel(source: &mut L2, destination: &mut L2, after: Duration) ->
     let report = migration::wait(source)?;
     match report.status.as_str() {
         "cancelled" => migration::wait_running(source)?,
-        "completed" => migration::wait_running(destination)?,
+        "completed" => {
+            destination.cmd("cont")?;
+            migration::wait_running(destination)?;
+        }
         status => bail!("cancelled after {after:?}, and {status}: {}", report.error),
     }
     Ok(report)
