@@ -392,7 +392,6 @@ impl Inner {
         if !matches!(&self.mode, Mode::Emulated(e) if e.motion != Motion::Still) {
             return Ok(());
         }
-        self.stats.stopped_at_ns = self.stats.now_ns();
         let stopped = self.with_io(dev, |adapter, io| adapter.stop(io));
         self.slow_down(dev, stopped, Motion::Still)
     }

@@ -159,6 +159,7 @@ impl Inner {
     /// In STOP_COPY, when all that came before was read: stops receiving, and encodes the rest of the image. Not earlier: a
     /// VMM sends the last of its memory first, and what arrives meanwhile still travels.
     fn finish_saving(&mut self, dev: &Device<Vf>) -> Result {
+        self.stats.stopped_at_ns = self.stats.now_ns();
         self.halt(dev)?;
         let Self {
             session: Session::Saving(saving),

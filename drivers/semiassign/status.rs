@@ -25,8 +25,8 @@ pub(crate) struct Stats {
     pub(crate) released_at_ns: u64,
     /// When PRE_COPY was last entered, since open.
     pub(crate) precopy_at_ns: u64,
-    /// When the mirror rings were last stopped, and when they were last started: in between nothing is received. Since
-    /// open, from before the stop to after the start.
+    /// When a source was last stopped for the end of its image, and when mirror rings were last started: in between nothing
+    /// is received. Since open, from before the stop to after the start.
     pub(crate) stopped_at_ns: u64,
     pub(crate) started_at_ns: u64,
     /// When a complete image let frames in, ahead of its guest. Since open.

@@ -29,7 +29,8 @@ pub struct Ledger {
 pub struct Deaf {
     /// While the source was captured: from before its allocations.
     capture: Range<u64>,
-    /// From the source's stop until the destination listened; nothing if a migration was cancelled before.
+    /// From the source's stop until the destination listened, or, after a cancel, the source again; nothing if it was cancelled
+    /// before.
     pub switch: Range<u64>,
     /// While the VF where the guest ended was released.
     release: Range<u64>,
@@ -58,6 +59,7 @@ impl Deaf {
         let stopped = source.time("stopped_at_ns")?..source.time("started_at_ns")?;
         Ok(Self {
             capture: ending(source, "captured_at_ns", "capture_ns")?,
+            // It may have been stopped by then, and started again.
             switch: if stopped.start > from {
                 stopped
             } else {
