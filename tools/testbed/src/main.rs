@@ -16,7 +16,6 @@ mod l2;
 mod migration;
 mod mmio;
 mod namespace;
-mod nested;
 mod ping;
 mod probe;
 mod qmp;

@@ -9,19 +9,16 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::command;
 use crate::job::{self, Job};
 use crate::kernel;
 use crate::l1::{boot, host_path, BUILD};
-use crate::{command, nested};
 
 /// Migrations of a leg: enough to see memory go, few enough to start anew often.
 const LEG: u32 = 50;
 /// A migration takes about 7 s, and has to take less than this.
 const LIMIT_EACH: Duration = Duration::from_secs(60);
 const LIMIT_BOOT: Duration = Duration::from_secs(300);
-
-/// Guests that the emulated SVM may break: one in so many migrations, and one more.
-const BROKEN_IN: u32 = 100;
 
 /// One of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,8 +51,6 @@ struct Soak {
     legs: Vec<Vec<Migration>>,
     /// A leg runs, or was interrupted.
     running: bool,
-    /// Legs that ended with a guest that was broken below us.
-    broken: u32,
     failure: Option<String>,
 }
 
@@ -130,17 +125,11 @@ pub fn soak(count: u32, cancel: bool) -> Result<bool> {
             )),
             Some(_) => None,
         };
-        let bound = 1 + (soak.done() + done.len() as u32) / BROKEN_IN;
-        let broken = run.fatal.is_empty()
-            && why.as_ref().is_some_and(|why| why.contains(nested::BROKE))
-            && soak.broken < bound;
-        soak.broken += u32::from(broken);
         soak.failure = run
             .fatal
             .first()
             .cloned()
             .or(why)
-            .filter(|_| !broken)
             .map(|why| format!("{why}; logs: {}", host_path(&run.folder)));
         soak.legs.push(done);
         job::save(&file, &soak)?;
@@ -170,12 +159,6 @@ impl Soak {
     }
 
     fn print(&self) {
-        if self.broken > 0 {
-            println!(
-                "  {} guest(s) broken by the emulated SVM below L1, which proves nothing here; see testing.md",
-                self.broken
-            );
-        }
         let row = |what: &str, unit: &str, of: fn(&Migration) -> u64| {
             let mut values: Vec<u64> = self.legs.iter().flatten().map(of).collect();
             values.sort_unstable();

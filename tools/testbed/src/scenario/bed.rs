@@ -10,10 +10,10 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::host::{self, Host, GUEST_IP};
 use crate::l2::{Options, L2, RAM_PAGES};
 use crate::migration::{self, Report};
+use crate::namespace;
 use crate::ping::Pinger;
 use crate::status::{self, Status};
 use crate::{command, kernel, stream};
-use crate::{namespace, nested};
 
 use super::KERNEL_COMPLAINED;
 
@@ -136,9 +136,6 @@ impl<'a> Bed<'a> {
         match (result, complaint) {
             (Ok(()), Some(line)) => bail!("{KERNEL_COMPLAINED}: {line}"),
             (Err(error), Some(line)) => Err(error.context(format!("{KERNEL_COMPLAINED}: {line}"))),
-            (Err(error), None) if nested::broke_a_guest(&self.folder) => {
-                Err(error.context(nested::BROKE))
-            }
             (result, None) => result,
         }
     }
