@@ -96,11 +96,11 @@ pub fn walk<T: Operations>(
     to: State,
     mut step: impl FnMut(State, State) -> Result<Option<ARef<File>>>,
 ) -> Result<Option<ARef<File>>> {
-    let mut file = None;
     if *state == State::Error {
         // The core takes this one for a mistake of the driver's, and warns.
         return Err(EIO);
     }
+    let mut file = None;
     while *state != to {
         if file.is_some() {
             // Only a last arc yields a file; a driver that returns one earlier is wrong.
