@@ -37,19 +37,25 @@ pub enum Phase {
     Resuming,
     /// At the destination, with all of it.
     Loaded,
+    /// At the destination, where the guest runs; the VF is released at any moment.
+    Arrived,
 }
 use Phase::*;
 
-pub const EVERYWHERE: [Phase; 8] = [
+pub const EVERYWHERE: [Phase; 9] = [
+    Assigned, Switching, PreCopy, P2p, StopCopy, Emulated, Resuming, Loaded, Arrived,
+];
+/// Where it is known whether the VF is assigned.
+pub const KNOWN: [Phase; 8] = [
     Assigned, Switching, PreCopy, P2p, StopCopy, Emulated, Resuming, Loaded,
 ];
 /// A virtual CPU runs.
-pub const GUEST_RUNS: [Phase; 4] = [Assigned, Switching, PreCopy, Emulated];
+pub const GUEST_RUNS: [Phase; 5] = [Assigned, Switching, PreCopy, Emulated, Arrived];
 pub const SAVING: [Phase; 3] = [PreCopy, P2p, StopCopy];
 
 impl Phase {
     pub fn is_at_destination(self) -> bool {
-        matches!(self, Resuming | Loaded)
+        matches!(self, Resuming | Loaded | Arrived)
     }
 
     /// Brings the source of a migration to a phase that saves: what was read of the image so far, and its file.
@@ -172,6 +178,9 @@ impl Cell<'_> {
         let mut guest =
             Guest::start(&source.device, self.memory, MAC).context("the driver cannot start")?;
         exchange(&mut guest, self.peer, FEW).context("before")?;
+        if self.phase == Arrived {
+            return self.run_arrived(&source, guest, strike, outcome);
+        }
         if self.phase.is_at_destination() {
             return self.run_at_destination(&source, guest, strike, outcome);
         }
@@ -277,6 +286,42 @@ impl Cell<'_> {
             device.go(State::Stop)?;
         }
         self.arrive(source, &destination, guest)
+    }
+
+    fn run_arrived(
+        &self,
+        source: &Machine,
+        guest: Guest<'_>,
+        strike: Strike,
+        outcome: Outcome,
+    ) -> Result<()> {
+        let (image, _saving) = save(&source.device, || Ok(()))?;
+        let destination = Machine::open(&self.vfs.b, self.memory)?;
+        let taken = load(&destination.device, &image, CHUNK)?;
+        ensure!(taken == Taken::Accepted, "the destination: {taken:?}");
+        self.strike_arrived(&destination.device, guest, strike, outcome)?;
+        source.device.go(State::Stop)
+    }
+
+    fn strike_arrived<'m>(
+        &'m self,
+        device: &'m Device,
+        mut guest: Guest<'m>,
+        strike: Strike,
+        outcome: Outcome,
+    ) -> Result<()> {
+        guest.move_to(device)?;
+        device.go(State::Running)?;
+        guest = strike(&self.end(device))?.unwrap_or(guest);
+        if outcome == SetUpAnew {
+            guest = Guest::start(device, self.memory, MAC)
+                .context("the driver cannot start at the destination")?;
+        }
+        exchange(&mut guest, self.peer, FEW).context("at the destination")?;
+        require_assigned(&self.vfs.b)?;
+        exchange(&mut guest, self.peer, FEW)
+            .context("at the destination, assigned")
+            .map(drop)
     }
 
     /// The guest goes on at the destination, where the image was loaded.

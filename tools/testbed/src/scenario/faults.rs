@@ -8,7 +8,8 @@ use anyhow::{ensure, Context, Result};
 
 use super::bed::{Bed, SOON};
 use super::cell::{
-    row, switch, Cell, End, Outcome::*, Phase, Phase::*, CHUNK, EVERYWHERE, FEW, GUEST_RUNS, SAVING,
+    row, switch, Cell, End, Outcome::*, Phase, Phase::*, CHUNK, EVERYWHERE, FEW, GUEST_RUNS, KNOWN,
+    SAVING,
 };
 use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, MAC};
 use crate::clock::wait_for;
@@ -37,8 +38,8 @@ pub fn pf_reset_in_every_phase(bed: &Bed) -> Result<()> {
         Assigned | Switching => SetUpAnew,
         _ => GoOn,
     };
-    row(bed, "the PF down, up", pf_down_up, &EVERYWHERE, outcome)?;
-    row(bed, "the PF's MTU changed", pf_mtu, &EVERYWHERE, outcome)
+    row(bed, "the PF down, up", pf_down_up, &KNOWN, outcome)?;
+    row(bed, "the PF's MTU changed", pf_mtu, &KNOWN, outcome)
 }
 
 pub fn vf_reset_in_every_phase(bed: &Bed) -> Result<()> {
@@ -52,7 +53,10 @@ pub fn guest_driver_in_every_phase(bed: &Bed) -> Result<()> {
     let go_on = |_| GoOn;
     row(bed, "driver loaded again", load_driver, &GUEST_RUNS, go_on)?;
     row(bed, "bus mastering off, on", bus_master, &GUEST_RUNS, go_on)?;
-    row(bed, "memory decoding off, on", decoding, &GUEST_RUNS, go_on)
+    row(bed, "memory decoding off, on", decoding, &GUEST_RUNS, go_on)?;
+    // In the others, with a virtual CPU and QEMU: `stop_cont_under_traffic` and `stop_cont_during_migration`.
+    let phases = [Assigned, Arrived];
+    row(bed, "stopped, continued", stop_cont, &phases, go_on)
 }
 
 pub fn cancelled_in_every_phase(bed: &Bed) -> Result<()> {
@@ -115,6 +119,11 @@ fn bus_master<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
 
 fn decoding<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
     blink(end.device, MEMORY_SPACE)
+}
+
+fn stop_cont<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    end.device.go(State::Stop)?;
+    end.device.go(State::Running).map(|()| None)
 }
 
 /// Clears a bit of the command register for as long as a worker that idles takes to notice, and sets it again.
@@ -184,7 +193,7 @@ pub fn vfs_go_in_every_phase(bed: &Bed) -> Result<()> {
     } else {
         &[Assigned, PreCopy, Loaded]
     };
-    for (unbind, phases) in [(false, &EVERYWHERE[..]), (true, unbound)] {
+    for (unbind, phases) in [(false, &KNOWN[..]), (true, unbound)] {
         for phase in phases {
             println!("@progress VFs go, {phase:?}");
             go_away(bed, &memory, &peer, *phase, unbind)
