@@ -90,7 +90,7 @@ impl Queue {
             // Whose context it is has to stay: a later capture looks for contexts in the ring.
             let status =
                 desc::status_byte(packet.second & (packet.rs & packet.rs.wrapping_neg()) != 0);
-            // ORDER: only the byte with DD is written, so that it cannot be seen before anything else (rule 15).
+            // ORDER: only the byte with DD is written, so that it cannot be seen before anything else.
             let written = match setup.head_wb {
                 Some(at) => io.mem.write(at, &end.to_le_bytes()),
                 None => desc::slot(setup.base, step(setup.len, start, n))

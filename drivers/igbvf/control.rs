@@ -2,7 +2,7 @@
 
 //! The control record: what the guest asked of its PF, and how to ask another PF for the same.
 //!
-//! It can be learned in no other way than from the messages in the mailbox (igbvf-model 2.2, 4.5, 4.6).
+//! It can be learned in no other way than from the messages in the mailbox.
 
 use model::image::{Full, Reader, Refused, Writer};
 use model::io::Hardware;

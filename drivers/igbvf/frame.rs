@@ -114,7 +114,7 @@ pub(crate) fn peek_mirror(
     for n in 1..=MAX_PIECES as u32 {
         let mut bytes = [0; DESC_BYTES];
         area.read(mirror::rx_slot(q, slot), &mut bytes);
-        // One copy, and only that: the device is not trusted (rule 16).
+        // One copy, and only that: the device is not trusted.
         let Desc([types, hash, status, tail]) = Desc::from_bytes(bytes);
         if status & DD == 0 {
             return None;

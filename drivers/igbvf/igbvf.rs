@@ -441,7 +441,7 @@ impl Adapter for Igbvf {
     }
 
     fn raise_all(&mut self, hw: &mut dyn Hardware) {
-        irq::raise_all(hw);
+        irq::raise_all(hw, self.mailbox.unread() != 0);
     }
 
     fn announce(&mut self, io: &mut Io<'_>) {

@@ -3,7 +3,7 @@
 //! The mailbox between the guest's driver and the PF's, with us in between.
 //!
 //! The guest's messages go to the PF as they are. What the guest reads is a copy: our own messages, which
-//! repeat the control record, use the same mailbox and must leave no trace in it (igbvf-model 4.3, 4.5).
+//! repeat the control record, use the same mailbox and must leave no trace in it.
 
 use model::image::{Full, Reader, Refused, Writer};
 use model::io::Hardware;

@@ -2,7 +2,7 @@
 
 //! Where things are in the mirror area, and the hardware rings in it.
 //!
-//! One geometry serves every guest ring, whatever its length (rule 13). Rings start at index 0, so capture
+//! One geometry serves every guest ring, whatever its length. Rings start at index 0, so capture
 //! needs no head register that can be written.
 
 use model::adapter::Stuck;
@@ -215,7 +215,7 @@ pub(crate) fn take_heads(q: usize, hw: &mut dyn Hardware, page: &mut dyn Registe
 ///
 /// # Errors
 ///
-/// [`Stuck`] if a queue does not start, or not where the guest's head is (igbvf-model 6.4).
+/// [`Stuck`] if a queue does not start, or not where the guest's head is.
 pub(crate) fn hand_back(
     q: usize,
     hw: &mut dyn Hardware,

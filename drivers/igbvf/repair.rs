@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Resets of the PF that the guest did not ask for: noticed, hidden and undone (rule 9).
+//! Resets of the PF that the guest did not ask for: noticed, hidden and undone.
 
 use model::adapter::Io;
 use model::image::Refused;
@@ -80,7 +80,7 @@ impl Igbvf {
             hw.write32(regs::PSRTYPE, self.psrtype);
             self.statistics.rebase(hw);
             // What was completed meanwhile had no vector.
-            irq::raise_all(hw);
+            irq::raise_all(hw, self.mailbox.unread() != 0);
         }
         !self.lost
     }

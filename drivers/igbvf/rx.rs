@@ -191,7 +191,7 @@ impl Queue {
     }
 
     /// If the hardware was stopped in the middle of a frame, ends the part that the guest has got with an
-    /// error, so that the next frame is not taken for the rest of it (igbvf-model 6.2).
+    /// error, so that the next frame is not taken for the rest of it.
     pub(crate) fn end_cut_frame(&mut self, q: usize, io: &mut Io<'_>) {
         let Some(RxRing { base, len, .. }) = self.guest else {
             return;
@@ -448,7 +448,7 @@ fn publish_dd(base: Iova, index: u32, mem: &mut dyn GuestMemory, desc: Desc) -> 
         .checked_add(8)
         .ok_or(Fault::Unmapped)?;
     // ORDER: payload and the rest of the descriptor, by earlier calls, before the one byte that holds DD: the
-    // guest looks at nothing until it sees that (rule 15).
+    // guest looks at nothing until it sees that.
     mem.write(at, &[(status | DD) as u8])
 }
 

@@ -170,7 +170,8 @@ pub trait Adapter: Send {
     /// All queues are off.
     fn hand_back(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers) -> Result<(), Stuck>;
 
-    /// Raises every interrupt vector once, because one may have been lost during a switch.
+    /// Raises each interrupt once that may have been lost during a switch. Of a queue that is any: a driver finds nothing, and
+    /// goes on. Others only with a reason.
     fn raise_all(&mut self, hw: &mut dyn Hardware);
 
     /// Queues one frame from the guest's address on the mirror ring, so that switches learn the new port.

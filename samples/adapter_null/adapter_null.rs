@@ -271,7 +271,7 @@ impl Adapter for Null {
     }
 
     fn raise_all(&mut self, _hw: &mut dyn Hardware) {
-        // FILL IN: the register that raises vectors, all of them.
+        // FILL IN: the register that raises vectors: those of all queues.
     }
 
     fn announce(&mut self, _io: &mut Io<'_>) {

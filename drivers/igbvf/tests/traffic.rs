@@ -152,9 +152,20 @@ fn interrupts_are_raised_by_the_guest_s_own_vectors() {
     assert_eq!(std::mem::take(&mut m.world.borrow_mut().raised), 2);
     m.poll();
     assert_eq!(m.world.borrow().raised, 0);
-    let mut hw = m.hw();
-    m.model.raise_all(&mut hw);
-    assert_eq!(m.world.borrow().raised, 7);
+}
+
+#[test]
+fn a_release_raises_the_queues_and_the_mailbox_only_if_it_has_news() {
+    let (mut m, _) = machine(0, ONE_BUFFER);
+    for (pinged, raised) in [(false, 3), (true, 7)] {
+        m.capture();
+        if pinged {
+            m.world.borrow_mut().ping();
+        }
+        m.world.borrow_mut().raised = 0;
+        m.release().unwrap();
+        assert_eq!(std::mem::take(&mut m.world.borrow_mut().raised), raised);
+    }
 }
 
 #[test]
