@@ -83,6 +83,12 @@ fn what_the_pf_refuses_is_not_recorded() {
         message(&mut record, words, YES);
         assert_ne!(record, before, "{words:x?}");
     }
+    // Promiscuous modes: what the PF knows of the VF it takes, even if it says no.
+    for (answer, known) in [(NO, true), (YES, true), (MSG_NACK, false), (0, false)] {
+        let mut record = before.clone();
+        message(&mut record, &[SET_PROMISC | 1 << 16], answer);
+        assert_eq!(record.promisc == 1 << 16, known, "{answer:#x}");
+    }
     // And what is no message changes nothing.
     let mut record = before.clone();
     message(&mut record, &[7, 1, 1], YES);
@@ -317,6 +323,34 @@ fn a_guest_without_an_address_asks_for_none() {
     let mut hw = pf(&[]);
     assert_eq!(record.replay_mac(&mut hw), Ok(()));
     assert!(hw.writes.is_empty());
+}
+
+#[test]
+fn vlans_are_asked_for_in_an_order_that_leaves_tags_as_they_were() {
+    // What was asked for last decides; 0 leaves tags in place.
+    let record = |vids: &[u32]| {
+        let mut record = Record::new();
+        for vid in vids {
+            message(&mut record, &[SET_VLAN | 1 << 16, *vid], YES);
+        }
+        record
+    };
+    let asked = |record: &Record| {
+        let mut hw = pf(&yes(&[[SET_VLAN, 0, 0]; 4]));
+        record.replay_vlans(&mut hw).unwrap();
+        let of = |message: &[u32; 3]| (message[0] >> 16, message[1]);
+        sent(&hw).iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&record(&[5, 0, 7])), [(1, 0), (1, 5), (1, 7)]);
+    assert_eq!(asked(&record(&[0, 5, 7, 0])), [(1, 5), (1, 7), (1, 0)]);
+    assert_eq!(asked(&record(&[5])), [(1, 5)]);
+    assert_eq!(asked(&record(&[0])), [(1, 0)]);
+    // Nothing but 0, and tags are removed: one that is not there goes.
+    let mut removes = record(&[5, 0]);
+    message(&mut removes, &[SET_VLAN, 5], YES);
+    assert_eq!(asked(&removes), [(1, 0), (0, 1)]);
+    message(&mut removes, &[SET_VLAN | 1 << 16, 5], YES);
+    assert_eq!(asked(&removes), [(1, 0), (1, 5)]);
 }
 
 #[test]

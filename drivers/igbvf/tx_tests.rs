@@ -217,6 +217,33 @@ fn contexts_alone_are_no_frames_and_go_out_once_before_the_next_one() {
 }
 
 #[test]
+fn contexts_that_ask_for_a_status_get_one_and_are_no_frame() {
+    let mut rig = rig(64);
+    let mut asking = context(0, 5);
+    asking[2] |= 1 << 27;
+    rig.queue(0, 0, &[asking]);
+    assert_eq!(fetch(&mut rig, 9), 1);
+    assert!(reap(&mut rig));
+    assert_eq!(counted(&rig), (0, 0, 0));
+    assert_eq!(rig.status(tx_ring(0), 0, 3) & 1, 1);
+}
+
+#[test]
+fn what_is_sent_again_has_the_context_of_what_was_sent_before_it() {
+    let mut rig = rig(64);
+    let descs = [context(0, 7), small(), small(), context(0, 9), small()];
+    rig.queue(0, 0, &descs);
+    assert_eq!(fetch(&mut rig, 9), 3);
+    // A context and a frame. The next one has none of its own, and the last one has another.
+    rig.sent(0, 1);
+    assert!(reap(&mut rig));
+    let queue = &mut rig.model.tx[0];
+    assert_eq!(queue.contexts(), [Some(Desc(context(0, 9))), None]);
+    queue.mirror_lost();
+    assert_eq!(queue.contexts(), [Some(Desc(context(0, 7))), None]);
+}
+
+#[test]
 fn contexts_that_no_frame_has_followed_are_sent_by_themselves_before_a_stop() {
     let mut rig = rig(64);
     rig.queue(0, 0, &[context(1, 6)]);
@@ -270,6 +297,22 @@ fn contexts_are_looked_for_before_the_head_and_the_newest_stays() {
 }
 
 #[test]
+fn contexts_are_looked_for_in_every_slot_that_the_guest_has_back() {
+    for slot in [7, 0, 1] {
+        let mut rig = Rig::new();
+        rig.enable_tx(0, 8);
+        rig.queue(0, slot, &[context(0, 3)]);
+        // This one waits.
+        rig.queue(0, 5, &[context(0, 4)]);
+        rig.page.write32(regs::TDH, 2);
+        rig.page.write32(regs::TDT, 0xabcd_0006);
+        rig.start();
+        let found = rig.model.tx[0].contexts();
+        assert_eq!(found, [Some(Desc(context(0, 3))), None], "{slot}");
+    }
+}
+
+#[test]
 fn a_mirror_ring_starts_with_the_contexts_that_are_known() {
     let mut rig = Rig::new();
     rig.enable_tx(0, 64);
@@ -300,6 +343,63 @@ fn the_guest_is_told_once_of_every_packet_that_is_done() {
     rig.sent(0, 3);
     assert!(!reap(&mut rig));
     assert_eq!(rig.page.read32(regs::TDH), 4);
+}
+
+#[test]
+fn each_descriptor_that_asks_for_it_gets_a_status_with_the_kind_of_its_own_context() {
+    let mut rig = rig(64);
+    let mut last = small();
+    last[3] |= 1 << 4;
+    rig.queue(0, 0, &[data(BUFFER, 60, 1 << 27), last]);
+    assert_eq!(fetch(&mut rig, 9), 1);
+    rig.sent(0, 1);
+    assert!(reap(&mut rig));
+    let status = [0, 1].map(|slot| rig.status(tx_ring(0), slot, 3) & 0xff);
+    assert_eq!(status, [0x01, 0x11]);
+}
+
+/// A mirror area in which the device has sent what is in slot 1 when somebody has looked there once.
+struct Late<'a>(&'a mut dyn Area, u32);
+
+impl Area for Late<'_> {
+    fn iova(&self) -> Iova {
+        self.0.iova()
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn read(&mut self, at: usize, buf: &mut [u8]) {
+        self.0.read(at, buf);
+        if at == mirror::tx_slot(0, 1) + 12 {
+            buf[0] |= u8::from(self.1 > 0);
+            self.1 += 1;
+        }
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.0.write(at, bytes);
+    }
+}
+
+#[test]
+fn a_drain_says_that_the_guest_waits_however_many_turns_it_took() {
+    let mut rig = rig(64);
+    rig.queue(0, 0, &[small(), small()]);
+    fetch(&mut rig, 9);
+    rig.sent(0, 0);
+    let raise = rig.with(|model, io| {
+        let mut io = Io {
+            hw: &mut *io.hw,
+            page: &mut *io.page,
+            mem: &mut *io.mem,
+            mirror: &mut Late(&mut *io.mirror, 0),
+        };
+        model.tx[0].drain(0, &mut io)
+    });
+    assert!(raise);
+    assert_eq!((rig.page.read32(regs::TDH), rig.hw.pauses.len()), (2, 1));
 }
 
 #[test]
