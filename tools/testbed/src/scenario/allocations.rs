@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 
 use super::bed::{require_assigned, Bed};
+use super::cell::CHUNK;
 use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
 use crate::vmm::device::Device;
 use crate::vmm::guest::Guest;
@@ -129,9 +130,12 @@ pub fn every_allocation_may_fail(bed: &Bed) -> Result<()> {
         exchange(&mut source.guest, &peer, LAP)?;
         source.captures(&fail)?;
         source.saves(&fail)?;
+        source.reads(&fail)?;
+        source.releases(&fail)?;
         let (image, _) = save(&machine.device, || Ok(()))?;
         machine.device.go(State::Running)?;
         resumes(&machine.device, &image, &fail)?;
+        starts(&machine.device, &image, &fail)?;
     }
     let machine = Machine::open(&vfs.a, &memory)?;
     require_usable(&vfs.a, &machine, &memory, &peer)?;
@@ -227,23 +231,76 @@ impl Source<'_> {
     }
 }
 
+impl Source<'_> {
+    /// A read that was refused ends the migration, in whichever state.
+    fn reads(&mut self, fail: &FailNth) -> Result<()> {
+        for state in [State::PreCopy, State::PreCopyP2p, State::StopCopy] {
+            Tally::of(&format!("read in {state:?}"), fail, |run| {
+                let mut file = self.device.open_data(State::PreCopy)?;
+                if state != State::PreCopy {
+                    self.device.go(state)?;
+                }
+                let (mut result, mut part) = (Ok(0), vec![0; CHUNK]);
+                run(&mut || result = file.read(&mut part))?;
+                let refused = match result {
+                    Ok(_) => false,
+                    Err(error) => is_out_of_memory(errno(&error))?,
+                };
+                self.device.go(State::Running)?;
+                drop(file);
+                self.require_unharmed().map(|()| refused)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Nobody hears of a release that was not possible: it is tried again.
+    fn releases(&mut self, fail: &FailNth) -> Result<()> {
+        Tally::of("release", fail, |run| {
+            let mut file = Some(self.device.open_data(State::PreCopy)?);
+            self.device.go(State::Running)?;
+            run(&mut || drop(file.take()))?;
+            self.require_unharmed().map(|()| false)
+        })
+        .map(drop)
+    }
+}
+
+/// The whole of `image`, up to STOP.
+fn load(device: &Device, image: &[u8]) -> nix::Result<()> {
+    let file = device.try_state(State::Resuming as u32)?;
+    let mut file = file.ok_or(Errno::EPROTO)?;
+    file.write_all(image).map_err(|e| errno(&e))?;
+    device.try_state(State::Stop as u32).map(drop)
+}
+
+/// Running what was loaded.
+fn starts(device: &Device, image: &[u8], fail: &FailNth) -> Result<()> {
+    Tally::of("start", fail, |run| {
+        load(device, image).context("all of it")?;
+        let mut result = Ok(None);
+        run(&mut || result = device.try_state(State::Running as u32))?;
+        let refused = match result {
+            Ok(_) => false,
+            Err(error) => is_out_of_memory(error)?,
+        };
+        device.reset()?;
+        Ok(refused)
+    })
+    .map(drop)
+}
+
 /// A device that cannot take an image takes it the next time.
 fn resumes(device: &Device, image: &[u8], fail: &FailNth) -> Result<()> {
-    let load = || -> nix::Result<()> {
-        let file = device.try_state(State::Resuming as u32)?;
-        let mut file = file.ok_or(Errno::EPROTO)?;
-        file.write_all(image).map_err(|e| errno(&e))?;
-        device.try_state(State::Stop as u32).map(drop)
-    };
     Tally::of("resume", fail, |run| {
         let mut result = Ok(());
-        run(&mut || result = load())?;
+        run(&mut || result = load(device, image))?;
         let refused = match result {
             Ok(()) => false,
             Err(error) => {
                 // As QEMU does with a device that has failed.
                 device.reset()?;
-                load().context("the next time")?;
+                load(device, image).context("the next time")?;
                 is_out_of_memory(error)?
             }
         };
