@@ -356,6 +356,46 @@ fn a_state_is_loaded_as_it_was_saved() {
 }
 
 #[test]
+fn nothing_is_repaired_of_a_vf_that_is_handed_back_and_was_not_lost() {
+    let mut rig = rig();
+    rig.with(|model, io| model.stop(io)).unwrap();
+    rig.hw.writes.clear();
+    let Rig {
+        model, hw, page, ..
+    } = &mut rig;
+    model.hand_back(hw, page).unwrap();
+    assert!(rig.hw.writes.iter().all(|(at, _)| *at >= 0x2000));
+}
+
+#[test]
+fn a_vector_that_queue_and_mailbox_share_is_raised_for_both() {
+    let mut rig = rig();
+    for ivar_misc in [0x80, 0x81, 0x82, 0] {
+        rig.hw.write32(regs::IVAR_MISC, ivar_misc);
+        for news in [false, true] {
+            rig.hw.writes.clear();
+            crate::irq::raise_all(&mut rig.hw, news);
+            // Those of all queues in any case.
+            assert_eq!(rig.hw.writes, [(regs::EICS, 7)]);
+        }
+    }
+}
+
+#[test]
+fn a_vf_that_was_lost_is_handed_back_if_it_can_be_repaired() {
+    for (mailbox, handed_back) in [(0, Ok(())), (regs::RSTI, Err(Stuck))] {
+        let mut rig = rig();
+        rig.with(|model, io| model.stop(io)).unwrap();
+        rig.hw.write32(V2PMAILBOX, mailbox);
+        rig.model.lost = true;
+        let Rig {
+            model, hw, page, ..
+        } = &mut rig;
+        assert_eq!(model.hand_back(hw, page), handed_back, "{mailbox:#x}");
+    }
+}
+
+#[test]
 fn a_hand_back_that_fails_leaves_every_queue_off() {
     for q in 0..QUEUES {
         let mut rig = rig();

@@ -183,3 +183,17 @@ fn frames_that_wait_in_rings_that_are_gone_are_kept() {
         assert!(rig.model.tx[q].is_mirror_on() && rig.model.rx[q].is_mirror_on());
     }
 }
+
+#[test]
+fn frames_for_a_ring_that_is_none_wait_until_it_is_one() {
+    let mut rig = rig();
+    rig.received(0, 0, 60, 7);
+    rig.page.write32(regs::RDH, 64);
+    rig.with(|model, io| model.wait_for_pf(io));
+    rig.page.write32(regs::RDH, 0);
+    let delivered = rig.with(|Igbvf { rx, counters, .. }, io| {
+        rx[0].follow(0, io.page, counters);
+        rx[0].relay(0, io, 9, counters)
+    });
+    assert_eq!(delivered, 1);
+}

@@ -165,6 +165,16 @@ fn a_packet_is_dropped_for_what_was_wrong_with_it_first() {
 }
 
 #[test]
+fn a_legacy_descriptor_makes_no_sense_whatever_its_other_bits_say() {
+    let mut rig = rig(64);
+    let mut legacy = small();
+    legacy[2] &= !(1 << 29);
+    rig.queue(0, 0, &[legacy, small()]);
+    assert_eq!(fetch(&mut rig, 9), 2);
+    assert_eq!(counted(&rig), (1, 1, 0));
+}
+
+#[test]
 fn a_descriptor_that_is_not_mapped_costs_its_own_packet() {
     // Three pages of ring, of which the second is not there.
     let mut rig = rig(768);
@@ -303,7 +313,7 @@ fn contexts_are_looked_for_in_every_slot_that_the_guest_has_back() {
         rig.enable_tx(0, 8);
         rig.queue(0, slot, &[context(0, 3)]);
         // This one waits.
-        rig.queue(0, 5, &[context(0, 4)]);
+        rig.queue(0, 5, &[context(1, 4)]);
         rig.page.write32(regs::TDH, 2);
         rig.page.write32(regs::TDT, 0xabcd_0006);
         rig.start();
