@@ -7,19 +7,20 @@ CARGO := $(ENTER) env -C tools cargo
 BED := $(ENTER) /build/target/x86_64-unknown-linux-gnu/release/bed
 export SEMIASSIGN_CACHE ?= /var/cache/semiassign
 # KERNEL=stock|full|debug is what L1 runs and modules are built for: stock, if not said. T=name chooses scenarios; CMD='script' is what `make l1` runs; NAME=x is the adapter that `make new-adapter` makes.
-# M=regex chooses mutants. S=60 are seconds of a fuzzer, N=100 migrations of a soak.
+# M=regex chooses mutants. S=60 are seconds of a fuzzer, N=100 migrations of a soak, ROUNDS=10 those of a benchmark.
 export KERNEL ?=
 T ?=
 M ?=
 S ?= 60
 N ?= 100
 CANCEL ?=
+ROUNDS ?= 10
 CMD ?=
 NAME ?=
 # As typed: make must not expand the shell's own dollars.
 export L1_SCRIPT := $(value CMD)
 
-.PHONY: help root kernel-full kernel-debug modules bed l1 install demo demo-two-hosts test kunit selftests soak check fuzz coverage mutants bench-model new-adapter clean distclean
+.PHONY: help root kernel-full kernel-debug modules bed l1 install demo demo-two-hosts test kunit selftests soak bench check fuzz coverage mutants bench-model new-adapter clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ selftests: ## VFIO's own tests on a VF of ours, in L1 with the full kernel (or K
 
 soak: modules bed ## migrate a guest to and fro until N migrations are done (100) or one fails; goes on where the last one stopped; CANCEL=1 cancels each at a random time
 	@$(BED) soak '$(N)' $(if $(CANCEL),--cancel)
+
+bench: modules bed ## semiassign beside vfio-pci, virtio-net with vhost and the failover pair: tables and pictures; T=part for one of its parts
+	@$(BED) bench $(T) --rounds '$(ROUNDS)'
 
 check: root ## rustfmt, clippy, rustdoc, shellcheck, licence lines, and who may use what
 	@$(ENTER) tools/run-checks

@@ -53,9 +53,14 @@ impl Agent {
 
     /// Runs a shell command in the guest; its output, or an error if it failed.
     pub fn sh(&mut self, script: &str) -> Result<String> {
+        self.sh_within(script, ANSWER_LIMIT)
+    }
+
+    /// The same, for who does not want to wait so long; `limit` is for a stock kernel.
+    pub fn sh_within(&mut self, script: &str, limit: Duration) -> Result<String> {
         let (rc, out) = self
             .send_next(script)
-            .and_then(|id| self.answer(id, ANSWER_LIMIT * kernel::patience()))
+            .and_then(|id| self.answer(id, limit * kernel::patience()))
             .with_context(|| format!("guest: `{script}`"))?;
         if rc != 0 {
             bail!("guest: `{script}` ended with {rc}: {}", out.trim());

@@ -13,7 +13,7 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
 use serde_json::{json, Value};
 
 use crate::host::GUEST_IP;
-use crate::{mmio, probe, stream};
+use crate::{load, mmio, probe, stream};
 
 pub fn main() -> ! {
     if let Err(error) = run() {
@@ -55,12 +55,14 @@ fn run() -> Result<()> {
         if let Some(mtu) = option("bed.mtu") {
             sh(&format!("ip link set eth0 mtu {mtu}"));
         }
+        let ip = option("bed.ip").unwrap_or_else(|| GUEST_IP.to_owned());
         sh(&format!(
-            "ip addr add {GUEST_IP}/24 dev eth0; ip link set eth0 up"
+            "ip addr add {ip}/24 dev eth0; ip link set eth0 up"
         ));
     }
     stream::serve().context("cannot serve the stream")?;
     probe::serve().context("cannot serve the probe")?;
+    load::serve().context("cannot serve loads")?;
     println!("bed: guest is up");
     agent()
 }

@@ -20,6 +20,11 @@ pub enum Job {
         count: u32,
         cancel: bool,
     },
+    /// These parts of the benchmark, each in so many rounds.
+    Bench {
+        parts: Vec<String>,
+        rounds: u32,
+    },
     /// The first of two hosts: it has the client, and says what the second does.
     FirstHost,
     SecondHost,

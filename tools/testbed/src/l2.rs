@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
@@ -15,11 +16,14 @@ use crate::job::SHARE;
 use crate::kernel;
 use crate::l1::GUEST_IMAGES;
 use crate::qmp::Qmp;
+use crate::tap::Tap;
 
 pub const RAM_MIB: u64 = 256;
 pub const RAM_PAGES: u64 = RAM_MIB * 256;
 /// A guest boots in 13 to 20 s on two idle cores under TCG.
 const BOOT_LIMIT: Duration = Duration::from_secs(150);
+/// A guest whose agent says nothing for so long has hung.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Options {
@@ -31,6 +35,12 @@ pub struct Options {
     pub reboots: bool,
     /// The VF's driver can migrate it; plain vfio-pci cannot.
     pub migratable: bool,
+    /// Its VF, on plain vfio-pci, is the primary of a failover pair with its first tap.
+    pub failover: bool,
+    /// More VFs, on plain vfio-pci.
+    pub plain_vfs: Vec<String>,
+    /// Interfaces of virtio-net, with vhost.
+    pub taps: Vec<Rc<Tap>>,
     /// Words for the guest's init, `bed.…`.
     pub words: String,
 }
@@ -42,6 +52,9 @@ impl Default for Options {
             paused: false,
             reboots: false,
             migratable: true,
+            failover: false,
+            plain_vfs: Vec::new(),
+            taps: Vec::new(),
             words: String::new(),
         }
     }
@@ -54,23 +67,18 @@ pub struct L2 {
     pub agent: Agent,
     folder: PathBuf,
     process: Child,
+    /// They go with the last machine that has them.
+    _taps: Vec<Rc<Tap>>,
     /// Somebody wanted it to end.
     ends: bool,
 }
 
 impl L2 {
-    /// Starts QEMU. Its files lie in L1's memory while it runs: a console that waits for 9p would slow the guest down.
+    /// Starts QEMU; `vf` is empty for a guest without one. Its files lie in L1's memory while it runs: a console that waits for 9p would slow the guest down.
     pub fn start(folder: &Path, name: &str, vf: &str, options: &Options) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let file = |what: &str| folder.join(format!("{name}-{what}"));
         let (control, agent) = (file("qmp.sock"), file("agent.sock"));
-        let mut device = format!("vfio-pci,host={vf},id=vf0,addr=2");
-        if options.migratable {
-            device.push_str(",migration-events=on");
-            if !kernel::reports_logs() {
-                device.push_str(",enable-migration=on");
-            }
-        }
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
             "-machine",
@@ -119,13 +127,16 @@ impl L2 {
             "-qmp",
             &format!("unix:{},server=on,wait=off", control.display()),
         ])
-        .args(["-device", &device])
+        .args(interfaces(vf, options))
         .args(["-D", &file("trace.log").display().to_string()]);
         for event in [
             "migration_bitmap_sync_end",
             "vfio_migration_set_state",
             "vmstate_downtime_checkpoint",
             "vfio_save_complete_precopy",
+            // What traps: the page of the mailbox.
+            "vfio_region_read",
+            "vfio_region_write",
         ] {
             qemu.args(["-trace", event]);
         }
@@ -168,6 +179,7 @@ impl L2 {
                 agent: Agent::new(&agent),
                 folder: folder.to_owned(),
                 process,
+                _taps: options.taps.clone(),
                 ends: false,
             }),
             Err(error) => {
@@ -255,7 +267,12 @@ impl Drop for L2 {
     fn drop(&mut self) {
         // For a scenario that failed: whether its guest was alive, or how it ended.
         match self.process.try_wait() {
-            Ok(None) => self.note_registers(),
+            Ok(None) => {
+                if let Ok(log) = self.agent.sh_within("dmesg", LAST_WORDS_LIMIT) {
+                    let _ = fs::write(self.file("dmesg.log"), log);
+                }
+                self.note_registers();
+            }
             Ok(Some(status)) if !status.success() && !self.ends => {
                 println!("{}: QEMU had ended with {status}", self.name);
             }
@@ -264,6 +281,52 @@ impl Drop for L2 {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// What the guest has on the segment, in the slots from 2 on.
+fn interfaces(vf: &str, options: &Options) -> Vec<String> {
+    let mut args = Vec::new();
+    let mut add = |kind: &str, value: String| args.extend([format!("-{kind}"), value]);
+    for (number, tap) in options.taps.iter().enumerate() {
+        add(
+            "netdev",
+            format!("tap,id=tap{number},fd={},vhost=on", tap.fd()),
+        );
+        let standby = if options.failover && number == 0 {
+            ",failover=on"
+        } else {
+            ""
+        };
+        add(
+            "device",
+            format!(
+                "virtio-net-pci,netdev=tap{number},id=net{number},mac={},addr={},romfile={standby}",
+                tap.mac,
+                8 + number
+            ),
+        );
+    }
+    let mut device = format!("vfio-pci,host={vf},id=vf0");
+    if options.failover {
+        // QEMU unplugs it for a migration, which takes a slot that has a switch.
+        add("device", "pcie-root-port,id=port0,addr=2".to_owned());
+        device.push_str(",bus=port0,failover_pair_id=net0");
+    } else {
+        device.push_str(",addr=2");
+    }
+    if options.migratable {
+        device.push_str(",migration-events=on");
+        if !kernel::reports_logs() {
+            device.push_str(",enable-migration=on");
+        }
+    }
+    if !vf.is_empty() {
+        add("device", device);
+    }
+    for (number, vf) in options.plain_vfs.iter().enumerate() {
+        add("device", format!("vfio-pci,host={vf},addr={}", 3 + number));
+    }
+    args
 }
 
 fn end(mut process: Child) {

@@ -2,6 +2,7 @@
 //! One program in three places: in the build root it boots L1, in L1 it is the init that runs scenarios, in L2 it is the guest.
 
 mod agent;
+mod bench;
 mod cable;
 mod clock;
 mod command;
@@ -13,6 +14,7 @@ mod kernel;
 mod l1;
 mod l1_qemu;
 mod l2;
+mod load;
 mod migration;
 mod mmio;
 mod namespace;
@@ -24,7 +26,9 @@ mod soak;
 mod status;
 mod stream;
 mod suite;
+mod tap;
 mod timeline;
+mod trace;
 mod vmm;
 
 use std::process::ExitCode;
@@ -67,6 +71,13 @@ enum Command {
         #[arg(long)]
         cancel: bool,
     },
+    /// Measure semiassign beside what users would pick instead, or only the parts whose names contain PART
+    Bench {
+        part: Option<String>,
+        /// How often each subject of a part is measured
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+    },
     /// List the end-to-end scenarios
     List,
     /// The init of L1
@@ -89,6 +100,7 @@ fn main() -> ExitCode {
             Command::DemoTwoHosts => suite::two_hosts(),
             Command::Test { name } => suite::test(name.as_deref()),
             Command::Soak { count, cancel } => soak::soak(count, cancel),
+            Command::Bench { part, rounds } => bench::bench(part.as_deref(), rounds),
             Command::List => {
                 scenario::ALL.iter().for_each(|s| {
                     println!(

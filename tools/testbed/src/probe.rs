@@ -25,7 +25,7 @@ const PERIOD: Duration = Duration::from_millis(1);
 const SILENCE: Duration = Duration::from_secs(5);
 /// Of datagrams that wait to be taken: some seconds of them.
 const BUFFER_BYTES: usize = 8 << 20;
-/// Bytes of one, of which the first four are its number.
+/// Bytes of one: its number, the pace, whose it is, and filling.
 const DATAGRAM_BYTES: usize = 64;
 
 /// Which numbers have arrived, in the order of their arrival: runs of consecutive ones, by first and count.
@@ -67,6 +67,24 @@ impl Arrivals {
         }
         Ok(gaps)
     }
+
+    /// Of the numbers from `from` on, all before which have arrived or are lost: how many are missing, and how many have
+    /// arrived twice or behind a later one.
+    pub fn account(&self, from: u32) -> (u32, u32) {
+        let old = self.runs.iter().take_while(|run| run.0 + run.1 <= from);
+        let mut runs = self.runs[old.count()..].to_vec();
+        let late = runs
+            .windows(2)
+            .filter(|pair| pair[1].0 < pair[0].0 + pair[0].1);
+        let late: u32 = late.map(|pair| pair[1].1).sum();
+        runs.sort_unstable();
+        let (mut end, mut missing) = (from, 0);
+        for (first, count) in runs {
+            missing += first.saturating_sub(end);
+            end = end.max(first + count);
+        }
+        (missing, late)
+    }
 }
 
 /// What a guest says: how many it has sent, and what has arrived.
@@ -90,11 +108,18 @@ pub fn serve() -> Result<()> {
     }
     std::thread::spawn(move || {
         let mut buffer = [0; 2 * DATAGRAM_BYTES];
+        let mut last = None;
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let Some((number, period)) = parse(&buffer[..length]) else {
+            let Some((number, period, whose)) = parse(&buffer[..length]) else {
                 continue;
             };
-            lock(&report).arrived.note(number);
+            let mut report = lock(&report);
+            if last.replace(whose) != Some(whose) {
+                // Another probe, which begins anew.
+                *report = Report::default();
+            }
+            report.arrived.note(number);
+            drop(report);
             *lock(&heard) = Some((from, Instant::now(), period));
         }
     });
@@ -120,7 +145,7 @@ fn answer(
             Some((to, _, period)) => {
                 let number = lock(report).sent;
                 // The interface may be down: that was none, then.
-                if socket.send_to(&datagram(number, period), to).is_ok() {
+                if socket.send_to(&datagram(number, period, 0), to).is_ok() {
                     lock(report).sent += 1;
                 }
                 pace.wait(period);
@@ -134,6 +159,8 @@ pub struct Probe {
     /// When each number was sent.
     sent_ns: Arc<Mutex<Vec<u64>>>,
     arrived: Arc<Mutex<Arrivals>>,
+    /// When something arrived.
+    arrived_ns: Arc<Mutex<Vec<u64>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -143,7 +170,7 @@ impl Probe {
         let to = SocketAddr::new(guest_ip.parse()?, PORT);
         let socket = namespace::within(|| socket(0))?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let (sent_ns, arrived) = (Arc::default(), Arc::default());
+        let (sent_ns, arrived, arrived_ns) = (Arc::default(), Arc::default(), Arc::default());
         let stop = Arc::new(AtomicBool::new(false));
         let sender = {
             let (socket, sent, stop) =
@@ -151,12 +178,17 @@ impl Probe {
             std::thread::spawn(move || send_all(&socket, to, &sent, &stop))
         };
         let receiver = {
-            let (arrived, stop) = (Arc::clone(&arrived), Arc::clone(&stop));
-            std::thread::spawn(move || receive_all(&socket, &arrived, &stop))
+            let (arrived, times, stop) = (
+                Arc::clone(&arrived),
+                Arc::clone(&arrived_ns),
+                Arc::clone(&stop),
+            );
+            std::thread::spawn(move || receive_all(&socket, &arrived, &times, &stop))
         };
         Ok(Self {
             sent_ns,
             arrived,
+            arrived_ns,
             stop,
             threads: vec![sender, receiver],
         })
@@ -169,6 +201,13 @@ impl Probe {
 
     pub fn arrived(&self) -> Arrivals {
         lock(&self.arrived).clone()
+    }
+
+    /// The longest time since then in which nothing arrived.
+    pub fn longest_gap(&self, from_ns: u64) -> u64 {
+        let times = lock(&self.arrived_ns);
+        let pairs = times.windows(2).filter(|pair| pair[1] > from_ns);
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 
     /// When the numbers were sent, by CLOCK_MONOTONIC.
@@ -205,6 +244,7 @@ impl Drop for Probe {
 
 fn send_all(socket: &UdpSocket, to: SocketAddr, sent: &Mutex<Vec<u64>>, stop: &AtomicBool) {
     let period = PERIOD * kernel::patience().pow(2);
+    let whose = clock::now_ns() as u32;
     let mut pace = Pace::new();
     while !stop.load(Ordering::Relaxed) {
         let number = {
@@ -213,16 +253,22 @@ fn send_all(socket: &UdpSocket, to: SocketAddr, sent: &Mutex<Vec<u64>>, stop: &A
             sent.len() as u32 - 1
         };
         // A refused send (no route while ARP is open) is a lost one, which it is.
-        let _ = socket.send_to(&datagram(number, period), to);
+        let _ = socket.send_to(&datagram(number, period, whose), to);
         pace.wait(period);
     }
 }
 
-fn receive_all(socket: &UdpSocket, arrived: &Mutex<Arrivals>, stop: &AtomicBool) {
+fn receive_all(
+    socket: &UdpSocket,
+    arrived: &Mutex<Arrivals>,
+    times: &Mutex<Vec<u64>>,
+    stop: &AtomicBool,
+) {
     let mut buffer = [0; 2 * DATAGRAM_BYTES];
     while !stop.load(Ordering::Relaxed) {
         if let Ok(length) = socket.recv(&mut buffer) {
-            if let Some((number, _)) = parse(&buffer[..length]) {
+            if let Some((number, ..)) = parse(&buffer[..length]) {
+                lock(times).push(clock::now_ns());
                 lock(arrived).note(number);
             }
         }
@@ -251,18 +297,19 @@ fn socket(port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// The number, and the pace in µs.
-fn datagram(number: u32, period: Duration) -> [u8; DATAGRAM_BYTES] {
+/// The number, the pace in µs, and a number of the probe.
+fn datagram(number: u32, period: Duration, whose: u32) -> [u8; DATAGRAM_BYTES] {
     let mut bytes = [0x5a; DATAGRAM_BYTES];
+    bytes[8..12].copy_from_slice(&whose.to_be_bytes());
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     bytes[4..8].copy_from_slice(&(period.as_micros() as u32).to_be_bytes());
     bytes
 }
 
-fn parse(bytes: &[u8]) -> Option<(u32, Duration)> {
+fn parse(bytes: &[u8]) -> Option<(u32, Duration, u32)> {
     let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     (bytes.len() == DATAGRAM_BYTES).then_some(())?;
-    Some((word(0)?, Duration::from_micros(word(4)?.into())))
+    Some((word(0)?, Duration::from_micros(word(4)?.into()), word(8)?))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -291,12 +338,19 @@ mod tests {
         assert!(arrivals([0, 1, 1, 2]).gaps(0).is_err());
         assert!(arrivals([0, 2, 1, 3]).gaps(0).is_err());
         assert_eq!(arrivals([3, 4]).end(), 5);
+        assert_eq!(arrivals((0..5).chain(9..12)).account(0), (4, 0));
+        assert_eq!(arrivals((0..5).chain(9..12)).account(6), (3, 0));
+        // 3 and 4 once more, and 7 behind 8.
+        let odd = (0..5).chain(3..7).chain([8, 7, 10]);
+        assert_eq!(arrivals(odd.clone()).account(0), (1, 5));
+        // What was late before is not counted again.
+        assert_eq!(arrivals(odd).account(10), (0, 0));
     }
 
     #[test]
     fn a_datagram_says_its_number_and_its_pace() {
-        let sent = datagram(70_000, Duration::from_millis(25));
-        assert_eq!(parse(&sent), Some((70_000, Duration::from_millis(25))));
+        let sent = datagram(70_000, Duration::from_millis(25), 7);
+        assert_eq!(parse(&sent), Some((70_000, Duration::from_millis(25), 7)));
         assert_eq!(parse(&sent[1..]), None);
     }
 }

@@ -5,6 +5,7 @@ mod adversary;
 mod allocations;
 mod basic;
 mod bed;
+mod bench;
 mod cell;
 mod control_page;
 mod demo;
@@ -71,6 +72,7 @@ pub const ALL: &[Scenario] = scenarios! {
     basic::driver_never_loaded: "the guest never touched the VF",
     interruptions::cancel_in_precopy is core: "a cancelled migration leaves the guest assigned on the source",
     interruptions::destination_killed: "the destination's QEMU is killed: the guest goes on where it was",
+    interruptions::source_killed_on_arrival: "the source's QEMU is killed as soon as the guest runs elsewhere",
     interruptions::guest_reboot_ends_precopy: "a reboot in pre-copy ends the migration, cleanly",
     interruptions::stop_cont_under_traffic: "stop and cont lose no data",
     interruptions::stop_cont_during_migration is core: "emulated until the saving file is closed",
@@ -125,6 +127,17 @@ const SOAK: Scenario = Scenario {
     run: soak::soak,
 };
 
+macro_rules! benches {
+    ($($name:literal => $part:path,)*) => { [$(Scenario { name: $name, about: "", core: false, run: $part }),*] };
+}
+
+const BENCHES: [Scenario; 4] = benches! {
+    "bench_steady" => bench::steady,
+    "bench_emulated" => bench::emulated,
+    "bench_captures" => bench::captures,
+    "bench_migrations" => bench::migrations,
+};
+
 const TWO_HOSTS: [Scenario; 2] = [
     Scenario {
         name: "two_hosts",
@@ -152,6 +165,7 @@ pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
         let scenario = [DEMO, SOAK]
             .iter()
             .chain(&TWO_HOSTS)
+            .chain(&BENCHES)
             .chain(ALL)
             .find(|s| s.name == name)
             .with_context(|| format!("no scenario {name}"))?;

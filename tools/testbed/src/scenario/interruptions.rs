@@ -90,6 +90,26 @@ pub fn destination_killed(bed: &Bed) -> Result<()> {
     traffic.finish().map(drop)
 }
 
+/// The guest runs at the destination: what becomes of the source is nothing to it.
+pub fn source_killed_on_arrival(bed: &Bed) -> Result<()> {
+    let vfs = bed.pinned_vfs()?;
+    let mut source = bed.source(&vfs.a, &Options::default())?;
+    let traffic = Traffic::start(bed)?;
+    let mut destination = bed.destination(&vfs.b)?;
+    let uri = migration::connect(&mut source, &mut destination)?;
+    migration::start(&mut source, &uri)?;
+    wait_for("the guest to arrive", SOON, || {
+        let there = Status::read(&vfs.b)?;
+        let complete = there.number("listening_at_ns")? > 0;
+        Ok((complete && there.state() == "running").then_some(()))
+    })?;
+    source.kill()?;
+    migration::wait_running(&mut destination)?;
+    require_assigned(&vfs.b)?;
+    traffic.require()?;
+    traffic.finish().map(drop)
+}
+
 pub fn guest_reboot_ends_precopy(bed: &Bed) -> Result<()> {
     let (mut source, destination, traffic) = in_precopy(
         bed,

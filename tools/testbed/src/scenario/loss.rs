@@ -85,7 +85,7 @@ impl Ledger {
             Ok((ledger.probe.arrived().end() > 0).then_some(()))
         })?;
         // What was lost until both ends were there is not ours.
-        let report = ledger.report(guest)?;
+        let report = settled(&ledger.probe, guest)?;
         ledger.settled = (report.arrived.end(), ledger.probe.arrived().end());
         Ok(ledger)
     }
@@ -96,7 +96,7 @@ impl Ledger {
     ///
     /// A datagram was lost, doubled or late that must not have been.
     pub fn settle(&mut self, guest: &mut L2, deaf: &Deaf) -> Result<Loss> {
-        let report = self.report(guest)?;
+        let report = settled(&self.probe, guest)?;
         let (to_guest, to_client) = self.settled;
         let mut lost = report.arrived.gaps(to_guest).context("to the guest")?;
         let arrived = self.probe.arrived();
@@ -133,20 +133,20 @@ impl Ledger {
         Ok(loss)
     }
 
-    /// What the guest says, once all that either has sent so far has arrived or is known to be lost.
-    fn report(&self, guest: &mut L2) -> Result<Report> {
-        let sent = self.probe.sent();
-        let report = wait_for("what was sent to the guest", SOON, || {
-            let report: Report = serde_json::from_str(&guest.agent.sh("@probe")?)?;
-            Ok((report.arrived.end() >= sent).then_some(report))
-        })?;
-        wait_for("what the guest has sent", SOON, || {
-            Ok((self.probe.arrived().end() >= report.sent).then_some(()))
-        })?;
-        Ok(report)
-    }
-
     pub fn finish(self) -> Result<()> {
         self.probe.finish()
     }
+}
+
+/// What the guest says, once all that either has sent so far has arrived or is known to be lost.
+pub fn settled(probe: &Probe, guest: &mut L2) -> Result<Report> {
+    let sent = probe.sent();
+    let report = wait_for("what was sent to the guest", SOON, || {
+        let report: Report = serde_json::from_str(&guest.agent.sh("@probe")?)?;
+        Ok((report.arrived.end() >= sent).then_some(report))
+    })?;
+    wait_for("what the guest has sent", SOON, || {
+        Ok((probe.arrived().end() >= report.sent).then_some(()))
+    })?;
+    Ok(report)
 }

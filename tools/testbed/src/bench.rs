@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `bed bench`: what semiassign costs and gives, measured beside what users would pick instead, and the report of it.
+
+mod figures;
+mod plot;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+
+use crate::command;
+use crate::job::{self, Job};
+use crate::kernel;
+use crate::l1::{boot, host_path, BUILD};
+use crate::l1_qemu;
+pub use figures::Figures;
+
+/// The parts, and how long one round of each takes at most.
+pub const PARTS: [(&str, Duration); 4] = [
+    ("steady", Duration::from_secs(120)),
+    ("emulated", Duration::from_secs(180)),
+    ("captures", Duration::from_secs(120)),
+    ("migrations", Duration::from_secs(400)),
+];
+const LIMIT_BOOTS: Duration = Duration::from_secs(600);
+
+/// Where L1 leaves the figures of a part.
+pub fn figures_file(share: &Path, part: &str) -> PathBuf {
+    share.join(format!("figures-{part}.json"))
+}
+
+/// What the figures are of.
+fn environment() -> Result<String> {
+    let cores = std::thread::available_parallelism()?;
+    let version = |program: &str| -> Result<String> {
+        let text = command::run(&format!("{program} --version"))?;
+        let line = text.lines().next().unwrap_or_default();
+        Ok(line.trim_start_matches("QEMU emulator version ").to_owned())
+    };
+    let l2 = version("qemu-system-x86_64")?;
+    let l1 = if l1_qemu::is_emulated() {
+        let own = version(l1_qemu::EMULATOR).unwrap_or_else(|_| l2.clone());
+        format!("under TCG of QEMU {own}")
+    } else {
+        "under KVM".to_owned()
+    };
+    let date = command::run("date -u +%F")?;
+    Ok(format!(
+        "{}, {cores} cores; L1 {l1}, with {}; the guest under KVM of QEMU {l2}. The adapters are emulated, and the guest is \
+         nested: compare what is in one table, the times are not those of hardware.",
+        date.trim(),
+        kernel::release(),
+    ))
+}
+
+/// Measures the parts whose names contain `word`, and writes the report of these.
+pub fn bench(word: Option<&str>, rounds: u32) -> Result<bool> {
+    let parts: Vec<_> = PARTS
+        .into_iter()
+        .filter(|(part, _)| word.is_none_or(|word| part.contains(word)))
+        .collect();
+    if parts.is_empty() {
+        bail!(
+            "no part is called {word:?}, only {:?}",
+            PARTS.map(|(part, _)| part)
+        );
+    }
+    let limit = parts
+        .iter()
+        .map(|(_, each)| *each * rounds.max(1))
+        .sum::<Duration>();
+    let run = boot(
+        "bench",
+        &Job::Bench {
+            parts: parts.iter().map(|(part, _)| (*part).to_owned()).collect(),
+            rounds,
+        },
+        (LIMIT_BOOTS + limit) * kernel::patience(),
+    )?;
+    let mut figures = Figures::default();
+    for (part, _) in &parts {
+        let file = figures_file(&run.folder, part);
+        if file.exists() {
+            figures.append(job::load(&file)?);
+        }
+    }
+    let folder = Path::new(BUILD).join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    report::write(&folder, &environment()?, &figures)?;
+    println!("bench: the report: {}", host_path(&folder));
+    let failed = run.outcome.verdicts.iter().find(|v| v.failure.is_some());
+    let why = run
+        .fatal
+        .first()
+        .cloned()
+        .or_else(|| failed.and_then(|v| v.failure.clone()))
+        .or_else(|| (!run.outcome.finished).then(|| "L1 ended or hung".to_owned()));
+    if let Some(why) = &why {
+        println!("bench: FAILED: {why}; logs: {}", host_path(&run.folder));
+    }
+    Ok(why.is_none())
+}

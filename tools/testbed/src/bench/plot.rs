@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The figures as pictures.
+
+use std::path::Path;
+
+use anyhow::{anyhow, Result};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::figures::{Row, Subject};
+
+const WIDTH: u32 = 900;
+/// Of one line of a picture of ratios.
+const LINE: u32 = 26;
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0x22, 0x22, 0x22),
+    RGBColor(0x1f, 0x77, 0xb4),
+    RGBColor(0xd6, 0x27, 0x28),
+    RGBColor(0x2c, 0xa0, 0x2c),
+    RGBColor(0x94, 0x67, 0xbd),
+];
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// How many times what the first subject has, with its interval: a line for each row and other subject.
+pub fn ratios(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
+    let lines: Vec<(String, usize, f64, (f64, f64))> = rows
+        .iter()
+        .flat_map(|row| {
+            let base = &row.subjects[0];
+            let others = row.subjects.iter().enumerate().skip(1);
+            others.filter_map(|(number, subject)| {
+                let ratio = subject.ratio_to(base)?;
+                let between = ratio.between.unwrap_or((ratio.value, ratio.value));
+                let title = format!("{}: {} / {}", row.what, subject.name, base.name);
+                Some((title, number, ratio.value, between))
+            })
+        })
+        .collect();
+    let Some(most) = lines.iter().map(|(_, _, _, (_, to))| *to).reduce(f64::max) else {
+        return Ok(());
+    };
+    let height = LINE * (lines.len() as u32 + 4);
+    let backend = SVGBackend::new(file, (WIDTH, height)).into_drawing_area();
+    let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
+        area.fill(&WHITE)?;
+        let count = lines.len() as f64;
+        let mut chart = ChartBuilder::on(area)
+            .caption(
+                format!("{part}: medians of the rounds' ratios, and 95 %"),
+                ("sans-serif", 16),
+            )
+            .margin(8)
+            .x_label_area_size(24)
+            .build_cartesian_2d(-0.9 * most.max(1.2)..most.max(1.2) * 1.05, -0.5..count)?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .light_line_style(TRANSPARENT)
+            .disable_y_axis()
+            .x_label_formatter(&|x| {
+                if *x < 0.0 {
+                    String::new()
+                } else {
+                    format!("{x:.1}")
+                }
+            })
+            .draw()?;
+        chart.draw_series(LineSeries::new([(1.0, -0.5), (1.0, count)], BLACK.mix(0.4)))?;
+        for (at, (title, number, value, (from, to))) in lines.iter().enumerate() {
+            let y = count - 1.0 - at as f64;
+            let colour = COLOURS[number % COLOURS.len()];
+            chart.draw_series([PathElement::new(
+                vec![(*from, y), (*to, y)],
+                colour.stroke_width(2),
+            )])?;
+            chart.draw_series([Circle::new((*value, y), 4, colour.filled())])?;
+            let text = (-0.88 * most.max(1.2), y + 0.3);
+            chart.draw_series([Text::new(title.clone(), text, ("sans-serif", 13))])?;
+        }
+        Ok(())
+    };
+    finish(&backend, draw)
+}
+
+/// Which share of the rounds needed at most so long: a curve for each row and subject that is measured in ms.
+pub fn distributions(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
+    let curves: Vec<(String, &Subject)> = rows
+        .iter()
+        .filter(|row| row.unit == "ms")
+        .flat_map(|row| {
+            let title = |subject: &Subject| format!("{}: {}", row.what, subject.name);
+            row.subjects.iter().map(move |s| (title(s), s))
+        })
+        .collect();
+    let bound = |percent, choose: fn(f64, f64) -> f64| {
+        let values = curves.iter().filter_map(|(_, s)| s.percentile(percent));
+        values.reduce(choose)
+    };
+    let (Some(least), Some(most)) = (bound(1, f64::min), bound(100, f64::max)) else {
+        return Ok(());
+    };
+    let backend = SVGBackend::new(file, (WIDTH, 480)).into_drawing_area();
+    let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(area)
+            .caption(
+                format!("{part}: share of the rounds, by ms"),
+                ("sans-serif", 16),
+            )
+            .margin(8)
+            .x_label_area_size(30)
+            .y_label_area_size(40)
+            .build_cartesian_2d(
+                (least.max(0.001)..most.max(2.0 * least).max(0.002)).log_scale(),
+                0.0..1.0,
+            )?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_desc("ms")
+            .draw()?;
+        for (number, (title, subject)) in curves.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            let points = (1..=100)
+                .filter_map(|percent| Some((subject.percentile(percent)?, percent as f64 / 100.0)));
+            chart
+                .draw_series(LineSeries::new(
+                    points,
+                    colour.stroke_width(1 + number as u32 / 5),
+                ))?
+                .label(title.clone())
+                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+        }
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .position(SeriesLabelPosition::UpperLeft)
+            .draw()?;
+        Ok(())
+    };
+    finish(&backend, draw)
+}
+
+fn finish(
+    backend: &Area<'_>,
+    draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>,
+) -> Result<()> {
+    draw(backend).map_err(|error| anyhow!("cannot draw: {error}"))?;
+    backend
+        .present()
+        .map_err(|error| anyhow!("cannot write a picture: {error}"))
+}

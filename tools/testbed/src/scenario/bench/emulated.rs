@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A guest that is being migrated, and cancelled in the end: what it costs to emulate its VF, and to come and go.
+//!
+//! Nobody receives these migrations: pre-copy writes to a pipe, slowly.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{run_loads, tap, vf, Record, Subject, SEMIASSIGN, VHOST};
+use crate::host::{self, GUEST_IP};
+use crate::l2::{Options, L2};
+use crate::load::{self, Load};
+use crate::migration;
+use crate::scenario::bed::{
+    require_assigned, require_ping, wait_precopy, Bed, GUEST_MAC, OTHER_MAC,
+};
+use crate::status::Status;
+
+const NOWHERE: &str = "exec:cat > /dev/null";
+/// The figures are of captures and of releases, so few would say nothing of the 99th percentile.
+const CAPTURES: u32 = 200;
+const IDLE: Duration = Duration::from_secs(4);
+
+pub fn emulated(bed: &Bed) -> Result<()> {
+    let mut record = Record::begin("emulated")?;
+    let (mut guest, others) = guest(bed)?;
+    let ours = |name| Subject { name, network: 0 };
+    for round in 0..record.rounds {
+        println!("@progress assigned, round {}", round + 1);
+        run_loads(&mut record, round, &[ours("assigned"), others("vhost")])?;
+        println!("@progress emulated, round {}", round + 1);
+        begin(&mut guest)?;
+        let (before, spent) = (Status::read(&guest.vf)?, worker_ns()?);
+        run_loads(
+            &mut record,
+            round,
+            &[ours("emulated"), others("vhost, tracked")],
+        )?;
+        let after = Status::read(&guest.vf)?;
+        let frames =
+            |s: &Status| -> Result<u64> { Ok(s.number("tx_frames")? + s.number("rx_frames")?) };
+        let relayed = frames(&after)? - frames(&before)?;
+        record.note(
+            "CPU of the worker",
+            "us a frame",
+            "emulated",
+            (worker_ns()? - spent) as f64 / 1e3 / relayed as f64,
+        );
+        idle(&mut record)?;
+        cancel(&mut guest)?;
+    }
+    record.save()
+}
+
+/// Nothing is sent for a while: what a VF costs that idles.
+fn idle(record: &mut Record) -> Result<()> {
+    let (spent, since) = (worker_ns()?, Instant::now());
+    std::thread::sleep(IDLE);
+    let share = (worker_ns()? - spent) as f64 / since.elapsed().as_nanos() as f64;
+    record.note(
+        "idle: CPU of the worker",
+        "% of a core",
+        "emulated",
+        share * 100.0,
+    );
+    Ok(())
+}
+
+pub fn captures(bed: &Bed) -> Result<()> {
+    let mut record = Record::begin("captures")?;
+    let (mut guest, _) = guest(bed)?;
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let loads = scope.spawn(|| -> Result<()> {
+            // In and out, and small ones, as long as it takes.
+            while !ended.load(Ordering::Relaxed) {
+                for load in [Load::TcpIn, Load::TcpOut, Load::SmallIn, Load::SmallOut] {
+                    load::measure(GUEST_IP, load, super::LOAD_TIME)?;
+                }
+            }
+            Ok(())
+        });
+        let result = (0..CAPTURES).try_for_each(|number| {
+            println!("@progress capture and release {}", number + 1);
+            capture_and_release(&mut record, &mut guest)
+        });
+        ended.store(true, Ordering::Relaxed);
+        let loads = loads.join().expect("the loads' thread panicked");
+        result?;
+        loads
+    })?;
+    record.save()
+}
+
+fn capture_and_release(record: &mut Record, guest: &mut L2) -> Result<()> {
+    begin(guest)?;
+    cancel(guest)?;
+    let status = Status::read(&guest.vf)?;
+    for (what, key) in [("capture", "capture_ns"), ("release", "release_ns")] {
+        record.note(what, "ms", SEMIASSIGN, status.number(key)? as f64 / 1e6);
+    }
+    record.save()
+}
+
+/// With a VF of ours, and an interface of vhost to compare it with.
+fn guest(bed: &Bed) -> Result<(L2, impl Fn(&'static str) -> Subject)> {
+    host::load_semiassign()?;
+    bed.host.create_vfs(1)?;
+    let vf = vf(bed, 0, "semiassign", GUEST_MAC)?;
+    let options = Options {
+        taps: vec![tap(bed, 0, "tap0", OTHER_MAC)?],
+        ..Options::default()
+    };
+    let mut guest = bed.source(&vf, &options)?;
+    require_ping(GUEST_IP, 56)?;
+    let vhost = |name| Subject { name, network: 2 };
+    vhost(VHOST).connect(bed, &mut guest, "eth1")?;
+    Ok((guest, vhost))
+}
+
+fn begin(guest: &mut L2) -> Result<()> {
+    migration::slow_down(guest)?;
+    migration::start(guest, NOWHERE)?;
+    wait_precopy(guest)
+}
+
+fn cancel(guest: &mut L2) -> Result<()> {
+    guest.cmd("migrate_cancel")?;
+    let report = migration::wait(guest)?;
+    anyhow::ensure!(
+        report.status == "cancelled",
+        "a migration to nowhere has {}",
+        report.status
+    );
+    require_assigned(&guest.vf).map(drop)
+}
+
+/// What the threads that serve VFs have spent.
+fn worker_ns() -> Result<u64> {
+    let mut sum = 0;
+    for process in fs::read_dir("/proc")?.flatten() {
+        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        if !name.starts_with("semiassign") {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(process.path().join("schedstat")) else {
+            continue;
+        };
+        let spent = text
+            .split_whitespace()
+            .next()
+            .and_then(|ns| ns.parse::<u64>().ok());
+        sum += spent.with_context(|| format!("no time in {text:?}"))?;
+    }
+    Ok(sum)
+}

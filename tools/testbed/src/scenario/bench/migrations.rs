@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The ways to migrate a guest with a fast interface: an assigned VF of ours, virtio-net with vhost, and the failover pair,
+//! whose VF the guest gives up for the time. Each has a guest that goes to and fro; all are done as libvirt does it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+
+use super::{join_network, tap, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
+use crate::clock::{self, wait_for};
+use crate::host;
+use crate::l2::{Options, L2};
+use crate::migration;
+use crate::ping::Pinger;
+use crate::probe::Probe;
+use crate::scenario::bed::{require_assigned, Bed, SOON};
+use crate::scenario::loss::{settled, Deaf};
+use crate::status::Status;
+use crate::tap::Tap;
+
+/// A migration takes less time than the loads of another part's round, and says less.
+const TIMES: u32 = 3;
+/// The guest's PCI hotplug takes seconds, twice.
+const HOTPLUG: Duration = Duration::from_secs(60);
+/// How often somebody looks whether the source has completed: QEMU says so, and one would wait for that.
+const LOOK: Duration = Duration::from_millis(1);
+
+struct Contender {
+    subject: Subject,
+    guest: L2,
+    /// On which PF it is.
+    side: usize,
+    taps: Vec<Rc<Tap>>,
+}
+
+pub fn migrations(bed: &Bed) -> Result<()> {
+    let mut record = Record::begin("migrations")?;
+    host::load_semiassign()?;
+    bed.host.create_vfs(2)?;
+    let mut contenders = [(SEMIASSIGN, 0), (VHOST, 1), (FAILOVER, 2)]
+        .into_iter()
+        .map(|(name, network)| Contender::start(bed, Subject { name, network }))
+        .collect::<Result<Vec<_>>>()?;
+    for round in 0..record.rounds * TIMES {
+        let first = round as usize % contenders.len();
+        contenders.rotate_left(first);
+        for contender in &mut contenders {
+            let name = contender.subject.name;
+            println!("@progress migrations, round {}: {name}", round + 1);
+            contender
+                .migrate(bed, &mut record)
+                .with_context(|| format!("{name}, round {}", round + 1))?;
+            record.save()?;
+        }
+        contenders.rotate_right(first);
+    }
+    Ok(())
+}
+
+impl Contender {
+    fn start(bed: &Bed, subject: Subject) -> Result<Self> {
+        let mac = mac(&subject);
+        let taps = match subject.name {
+            SEMIASSIGN => Vec::new(),
+            _ => (0..2)
+                .map(|pf| tap(bed, pf, &format!("tap{}{pf}", subject.network), &mac))
+                .collect::<Result<_>>()?,
+        };
+        for pf in 0..2 {
+            let (number, driver) = match subject.name {
+                SEMIASSIGN => (0, "semiassign"),
+                FAILOVER => (1, "vfio-pci"),
+                _ => continue,
+            };
+            bed.host.pin_mac(pf, number, &mac)?;
+            host::bind(&bed.host.vf(pf, number)?, driver)?;
+        }
+        join_network(bed, subject.network)?;
+        for (pf, tap) in taps.iter().enumerate() {
+            tap.set_up(pf == 0)?;
+        }
+        println!("@progress {}: guest boots", subject.name);
+        let mut guest = machine(bed, &subject, 0, &taps, false)?;
+        guest.wait_booted()?;
+        let mut contender = Self {
+            subject,
+            guest,
+            side: 0,
+            taps,
+        };
+        contender.wait_ready()?;
+        Ok(contender)
+    }
+
+    /// The guest has all that it is to have.
+    fn wait_ready(&mut self) -> Result<()> {
+        match self.subject.name {
+            SEMIASSIGN => require_assigned(&self.guest.vf).map(drop),
+            FAILOVER => wait_for("the pair's VF to be up in the guest", HOTPLUG, || {
+                let script = "for n in /sys/class/net/*; do case $(readlink $n/device/driver) in \
+                              */igbvf) cat $n/operstate;; esac; done";
+                let up = self.guest.agent.sh(script)?.trim() == "up";
+                Ok(up.then_some(()))
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn migrate(&mut self, bed: &Bed, record: &mut Record) -> Result<()> {
+        let (name, ip) = (self.subject.name, self.subject.ip());
+        let other = 1 - self.side;
+        let mut next = machine(bed, &self.subject, other, &self.taps, true)?;
+        let mut pinger = Pinger::start(&ip)?;
+        pinger.require_answers(50, SOON)?;
+        let probe = Probe::start(&ip)?;
+        wait_for("numbers from the guest", SOON, || {
+            Ok((probe.arrived().end() > 0).then_some(()))
+        })?;
+        let before = settled(&probe, &mut self.guest)?;
+        let (to_guest, to_client) = (before.arrived.end(), probe.arrived().end());
+
+        let from = clock::now_ns();
+        let uri = migration::connect(&mut self.guest, &mut next)?;
+        migration::start(&mut self.guest, &uri)?;
+        self.wait_completed()?;
+        for (pf, tap) in self.taps.iter().enumerate() {
+            tap.set_up(pf == other)?;
+        }
+        next.cmd("cont")?;
+        let report = migration::wait(&mut self.guest)?;
+        migration::wait_running(&mut next)?;
+        let left = std::mem::replace(&mut self.guest, next);
+        self.side = other;
+        self.wait_ready()?;
+        pinger.require_sound(SOON)?;
+
+        let after = settled(&probe, &mut self.guest)?;
+        let (lost_in, again_in) = after.arrived.account(to_guest);
+        let (lost_out, again_out) = probe.arrived().account(to_client);
+        let gap_out = probe.longest_gap(from);
+        probe.finish()?;
+        let pings = pinger.finish()?;
+        let ms = |ns: u64| ns as f64 / 1e6;
+        for (what, unit, value) in [
+            ("QEMU's downtime", "ms", report.downtime_ms as f64),
+            ("QEMU's total time", "ms", report.total_ms as f64),
+            ("longest gap of what the guest sends", "ms", ms(gap_out)),
+            (
+                "longest gap between answers to pings",
+                "ms",
+                ms(pings.longest_gap.as_nanos() as u64),
+            ),
+            ("lost to the guest", "datagrams", f64::from(lost_in)),
+            ("lost from the guest", "datagrams", f64::from(lost_out)),
+            (
+                "doubled or late, to the guest",
+                "datagrams",
+                f64::from(again_in),
+            ),
+            (
+                "doubled or late, from the guest",
+                "datagrams",
+                f64::from(again_out),
+            ),
+        ] {
+            record.note(what, unit, name, value);
+        }
+        if name == SEMIASSIGN {
+            self.note_phases(record, &left.vf, report.device_bytes)?;
+        }
+        left.quit()
+    }
+
+    /// What of the time was ours.
+    fn note_phases(&self, record: &mut Record, left: &str, bytes: u64) -> Result<()> {
+        let (source, destination) = (Status::read(left)?, Status::read(&self.guest.vf)?);
+        let deaf = Deaf::between(&source, &destination)?.switch;
+        for (what, value) in [
+            ("deaf", deaf.end.saturating_sub(deaf.start)),
+            ("capture", source.number("capture_ns")?),
+            ("stop", source.number("stop_ns")?),
+            ("resume", destination.number("resume_ns")?),
+            ("release", destination.number("release_ns")?),
+        ] {
+            record.note(what, "ms", SEMIASSIGN, value as f64 / 1e6);
+        }
+        record.note("device state", "bytes", SEMIASSIGN, bytes as f64);
+        Ok(())
+    }
+
+    fn wait_completed(&self) -> Result<()> {
+        let events = self.guest.qmp.event_list();
+        let limit = HOTPLUG + SOON;
+        let start = std::time::Instant::now();
+        while start.elapsed() < limit {
+            let last = events.lock().ok().and_then(|events| {
+                let of = events.iter().rev().find(|event| event.name == "MIGRATION");
+                of.and_then(|event| event.data["status"].as_str().map(str::to_owned))
+            });
+            match last.as_deref() {
+                Some("completed") => return Ok(()),
+                Some(status @ ("failed" | "cancelled")) => {
+                    bail!("migration {status}: {}", self.guest.last_words())
+                }
+                _ => std::thread::sleep(LOOK),
+            }
+        }
+        bail!("the migration did not end in {} s", limit.as_secs())
+    }
+}
+
+fn mac(subject: &Subject) -> String {
+    format!("52:54:00:aa:01:0{}", subject.network)
+}
+
+fn machine(
+    bed: &Bed,
+    subject: &Subject,
+    side: usize,
+    taps: &[Rc<Tap>],
+    incoming: bool,
+) -> Result<L2> {
+    let (vf, failover) = match subject.name {
+        SEMIASSIGN => (bed.host.vf(side, 0)?, false),
+        FAILOVER => (bed.host.vf(side, 1)?, true),
+        _ => (String::new(), false),
+    };
+    let options = Options {
+        incoming,
+        paused: incoming,
+        migratable: !failover,
+        failover,
+        taps: taps.get(side).cloned().into_iter().collect(),
+        words: format!("bed.ip={}", subject.ip()),
+        ..Options::default()
+    };
+    let name = format!("network{}-{}", subject.network, ["a", "b"][side]);
+    L2::start(&bed.folder, &name, &vf, &options)
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How often the kernel passes its trace points while something runs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{mount, MsFlags};
+
+use crate::command::{read, write};
+
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// A trace point, and the condition on which it counts.
+pub struct Event {
+    /// `group/name`.
+    pub name: &'static str,
+    /// Nothing, if it always does.
+    pub filter: String,
+}
+
+impl Event {
+    fn file(&self, what: &str) -> PathBuf {
+        Path::new(TRACEFS).join("events").join(self.name).join(what)
+    }
+
+    fn trigger(&self) -> String {
+        let condition = if self.filter.is_empty() {
+            String::new()
+        } else {
+            format!(" if {}", self.filter)
+        };
+        format!("hist:keys=common_cpu{condition}")
+    }
+
+    fn hits(&self) -> Result<u64> {
+        let text = read(self.file("hist"))?;
+        let hits = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Hits:"));
+        hits.and_then(|hits| hits.trim().parse().ok())
+            .with_context(|| format!("no count of {} in {text:?}", self.name))
+    }
+}
+
+/// Counts events while `run` runs.
+pub fn count<T>(events: &[Event], run: impl FnOnce() -> Result<T>) -> Result<(T, Vec<u64>)> {
+    prepare()?;
+    for event in events {
+        write(event.file("trigger"), &event.trigger())?;
+    }
+    let result = run();
+    let hits: Result<Vec<u64>> = events.iter().map(Event::hits).collect();
+    for event in events {
+        write(event.file("trigger"), &format!("!{}", event.trigger()))?;
+    }
+    Ok((result?, hits?))
+}
+
+fn prepare() -> Result<()> {
+    if Path::new(TRACEFS).join("events").exists() {
+        return Ok(());
+    }
+    let none: Option<&str> = None;
+    mount(
+        Some("tracefs"),
+        TRACEFS,
+        Some("tracefs"),
+        MsFlags::empty(),
+        none,
+    )
+    .context("cannot mount tracefs")
+}
