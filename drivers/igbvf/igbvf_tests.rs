@@ -248,6 +248,29 @@ fn held_frames_of_both_queues_are_saved_one_after_the_other_and_loaded_into_thei
 }
 
 #[test]
+fn a_pf_that_was_not_reset_is_asked_for_the_record_once_even_if_it_refuses() {
+    let mut rig = Rig::new();
+    let vlan = [4 | 1 << 16, 100];
+    let mut request = [0; 16];
+    request[..2].copy_from_slice(&vlan);
+    let control = &mut rig.model.control;
+    control.answered(&[1; 16], &[1 | 1 << 31, 2, 0x100]);
+    control.answered(&request, &[vlan[0] | 0xa000_0000, 0, 0]);
+    // VF_RESET is answered, and the VLAN is refused.
+    let looks = [0, 0, VFU, PFSTS, VFU, PFSTS];
+    rig.hw.answer(V2PMAILBOX, &looks);
+    rig.hw.answer(VMBMEM, &[1 | 1 << 31, vlan[0] | 0x6000_0000]);
+    rig.hw.answer(VMBMEM + 4, &[2, 0]);
+    rig.hw.answer(VMBMEM + 8, &[0x100, 0]);
+    let Rig { model, hw, .. } = &mut rig;
+    hw.writes.clear();
+    let refused = model.give_control(hw).unwrap_err();
+    assert_eq!(refused.0, "the PF refused a VLAN of the guest");
+    let asked = hw.writes.iter().filter(|write| **write == (V2PMAILBOX, 1));
+    assert_eq!(asked.count(), 2);
+}
+
+#[test]
 fn a_record_that_comes_again_is_asked_for_again_only_after_it_was_repeated() {
     /// A PF that gives the guest its address at once.
     fn answers(rig: &mut Rig) {

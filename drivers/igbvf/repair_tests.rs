@@ -5,7 +5,7 @@
 use super::*;
 use crate::control::VF_RESET;
 use crate::regs::{ENABLE, PFSTS, REQ, RSTI, V2PMAILBOX, VFU, VMBMEM};
-use crate::rig::{Rig, ONE_BUFFER};
+use crate::rig::{small, Rig, ONE_BUFFER};
 use model::adapter::Adapter;
 use model::io::Registers;
 
@@ -196,4 +196,23 @@ fn frames_for_a_ring_that_is_none_wait_until_it_is_one() {
         rx[0].relay(0, io, 9, counters)
     });
     assert_eq!(delivered, 1);
+}
+
+#[test]
+fn mirror_rings_stay_until_the_guest_knows_of_every_queue_what_was_sent() {
+    let mut rig = rig();
+    for q in 0..regs::QUEUES {
+        rig.queue(q, 0, &[small()]);
+        rig.with(|Igbvf { tx, counters, .. }, io| tx[q].fetch(q, io, 9, counters));
+        rig.sent(q, 0);
+    }
+    rig.model.mirror_gone = true;
+    (rig.mem.busy_after, rig.mem.busy_always) = (Some(0), true);
+    rig.with(|model, io| model.drop_mirrors(io));
+    assert!(rig.model.mirror_gone);
+    (rig.mem.busy_after, rig.mem.busy_always) = (None, false);
+    rig.with(|model, io| model.drop_mirrors(io));
+    assert!(!rig.model.mirror_gone);
+    let heads = [0, 1].map(|q| rig.page.read32(regs::nth(regs::TDH, q)));
+    assert_eq!(heads, [1, 1]);
 }
