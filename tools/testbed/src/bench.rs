@@ -16,7 +16,7 @@ use crate::job::{self, Job};
 use crate::kernel;
 use crate::l1::{boot, host_path, BUILD};
 use crate::l1_qemu;
-pub use figures::Figures;
+pub use figures::{percentile, Figures};
 
 /// The parts, and how long one round of each takes at most.
 pub const PARTS: [(&str, Duration); 4] = [

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::bench::percentile;
 use crate::namespace;
 
 const PORT: u16 = 7002;
@@ -175,9 +176,11 @@ fn run(stream: TcpStream, socket: &UdpSocket, load: Load, time: Duration) -> Res
             let mut times = round_trips(socket, time, pause)?;
             stream.shutdown(Shutdown::Write)?;
             times.sort_unstable();
-            let us = |percent: usize| {
-                let rank = (times.len() * percent).div_ceil(100);
-                times[rank.saturating_sub(1)].as_secs_f64() * 1e6
+            let us = |percent| {
+                percentile(&times, percent)
+                    .unwrap_or_default()
+                    .as_secs_f64()
+                    * 1e6
             };
             Ok(if load == Load::FirstFrames {
                 vec![("round trip after silence, p50", "us", us(50))]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::bench::percentile;
 use crate::command;
 use crate::job::{self, Job};
 use crate::kernel;
@@ -163,7 +164,8 @@ impl Soak {
             let mut values: Vec<u64> = self.legs.iter().flatten().map(of).collect();
             values.sort_unstable();
             if let [.., max] = values.as_slice() {
-                let (p50, p99) = (percentile(&values, 50), percentile(&values, 99));
+                let rank = |percent| percentile(&values, percent).unwrap_or_default();
+                let (p50, p99) = (rank(50), rank(99));
                 println!("  {what:<14} p50 {p50}, p99 {p99}, max {max} {unit}");
             }
         };
@@ -187,27 +189,5 @@ impl Soak {
                 );
             }
         }
-    }
-}
-
-/// By nearest rank; of sorted values, 0 of none.
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
-    let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_percentile_is_the_value_of_its_rank() {
-        let hundred: Vec<u64> = (1..=100).collect();
-        assert_eq!(
-            [1, 50, 99, 100].map(|p| percentile(&hundred, p)),
-            [1, 50, 99, 100]
-        );
-        assert_eq!([50, 99].map(|p| percentile(&[7], p)), [7, 7]);
-        assert_eq!(percentile(&[], 50), 0);
     }
 }

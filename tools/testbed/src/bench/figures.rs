@@ -98,12 +98,15 @@ impl Subject {
         median(&self.values)
     }
 
-    /// By nearest rank.
     pub fn percentile(&self, percent: usize) -> Option<f64> {
-        let sorted = sorted(&self.values);
-        let rank = (sorted.len() * percent).div_ceil(100);
-        sorted.get(rank.saturating_sub(1)).copied()
+        percentile(&sorted(&self.values), percent)
     }
+}
+
+/// By nearest rank; of sorted values.
+pub fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {
@@ -149,6 +152,17 @@ mod tests {
         );
         assert_eq!([of(10), of(5)].map(|m| m.value), [5.5, 3.0]);
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_percentile_is_the_value_of_its_rank() {
+        let hundred: Vec<u64> = (1..=100).collect();
+        assert_eq!(
+            [1, 50, 99, 100].map(|p| percentile(&hundred, p)),
+            [Some(1), Some(50), Some(99), Some(100)]
+        );
+        assert_eq!([50, 99].map(|p| percentile(&[7], p)), [Some(7); 2]);
+        assert_eq!(percentile::<u64>(&[], 50), None);
     }
 
     #[test]

@@ -178,9 +178,6 @@ impl Cell<'_> {
         let mut guest =
             Guest::start(&source.device, self.memory, MAC).context("the driver cannot start")?;
         exchange(&mut guest, self.peer, FEW).context("before")?;
-        if self.phase == Arrived {
-            return self.run_arrived(&source, guest, strike, outcome);
-        }
         if self.phase.is_at_destination() {
             return self.run_at_destination(&source, guest, strike, outcome);
         }
@@ -273,6 +270,12 @@ impl Cell<'_> {
         let (image, saving) = save(&source.device, || Ok(()))?;
         let destination = Machine::open(&self.vfs.b, self.memory)?;
         let device = &destination.device;
+        if self.phase == Arrived {
+            let taken = load(device, &image, CHUNK)?;
+            ensure!(taken == Taken::Accepted, "the destination: {taken:?}");
+            self.strike_arrived(device, guest, strike, outcome)?;
+            return source.device.go(State::Stop);
+        }
         let mut file = self.phase.load_part(device, &image)?;
         strike(&self.end(device))?;
         if outcome == SetUpAnew {
@@ -288,21 +291,7 @@ impl Cell<'_> {
         self.arrive(source, &destination, guest)
     }
 
-    fn run_arrived(
-        &self,
-        source: &Machine,
-        guest: Guest<'_>,
-        strike: Strike,
-        outcome: Outcome,
-    ) -> Result<()> {
-        let (image, _saving) = save(&source.device, || Ok(()))?;
-        let destination = Machine::open(&self.vfs.b, self.memory)?;
-        let taken = load(&destination.device, &image, CHUNK)?;
-        ensure!(taken == Taken::Accepted, "the destination: {taken:?}");
-        self.strike_arrived(&destination.device, guest, strike, outcome)?;
-        source.device.go(State::Stop)
-    }
-
+    /// The guest runs at the destination, where it has just been loaded.
     fn strike_arrived<'m>(
         &'m self,
         device: &'m Device,
