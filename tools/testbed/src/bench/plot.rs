@@ -12,6 +12,8 @@ use super::figures::{Row, Subject};
 const WIDTH: u32 = 900;
 /// Of one line of a picture of ratios.
 const LINE: u32 = 26;
+/// Of what is to the left of them.
+const TITLES: u32 = 330;
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0x22, 0x22, 0x22),
     RGBColor(0x1f, 0x77, 0xb4),
@@ -37,46 +39,40 @@ pub fn ratios(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
             })
         })
         .collect();
-    let Some(most) = lines.iter().map(|(_, _, _, (_, to))| *to).reduce(f64::max) else {
+    let from = lines.iter().map(|(_, _, _, (from, _))| *from);
+    let to = lines.iter().map(|(_, _, _, (_, to))| *to);
+    // 1 is always there, and a ratio of 0 has no place on this scale.
+    let (least, most) = (from.fold(0.5, f64::min).max(0.01), to.fold(2.0, f64::max));
+    if lines.is_empty() {
         return Ok(());
-    };
+    }
     let height = LINE * (lines.len() as u32 + 4);
     let backend = SVGBackend::new(file, (WIDTH, height)).into_drawing_area();
     let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
         let count = lines.len() as f64;
+        let title = format!("{part}: medians of the rounds' ratios, and 95 %");
         let mut chart = ChartBuilder::on(area)
-            .caption(
-                format!("{part}: medians of the rounds' ratios, and 95 %"),
-                ("sans-serif", 16),
-            )
+            .caption(title, ("sans-serif", 16))
             .margin(8)
+            .margin_left(TITLES)
             .x_label_area_size(24)
-            .build_cartesian_2d(-0.9 * most.max(1.2)..most.max(1.2) * 1.05, -0.5..count)?;
+            .build_cartesian_2d((least * 0.95..most * 1.05).log_scale(), -0.5..count)?;
         chart
             .configure_mesh()
             .disable_y_mesh()
-            .light_line_style(TRANSPARENT)
             .disable_y_axis()
-            .x_label_formatter(&|x| {
-                if *x < 0.0 {
-                    String::new()
-                } else {
-                    format!("{x:.1}")
-                }
-            })
+            .light_line_style(TRANSPARENT)
             .draw()?;
-        chart.draw_series(LineSeries::new([(1.0, -0.5), (1.0, count)], BLACK.mix(0.4)))?;
+        chart.draw_series(LineSeries::new([(1.0, -0.5), (1.0, count)], BLACK))?;
         for (at, (title, number, value, (from, to))) in lines.iter().enumerate() {
             let y = count - 1.0 - at as f64;
             let colour = COLOURS[number % COLOURS.len()];
-            chart.draw_series([PathElement::new(
-                vec![(*from, y), (*to, y)],
-                colour.stroke_width(2),
-            )])?;
+            let between = PathElement::new(vec![(*from, y), (*to, y)], colour.stroke_width(2));
+            chart.draw_series([between])?;
             chart.draw_series([Circle::new((*value, y), 4, colour.filled())])?;
-            let text = (-0.88 * most.max(1.2), y + 0.3);
-            chart.draw_series([Text::new(title.clone(), text, ("sans-serif", 13))])?;
+            let (_, line) = chart.backend_coord(&(1.0, y));
+            area.draw(&Text::new(title.clone(), (8, line - 6), ("sans-serif", 13)))?;
         }
         Ok(())
     };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A guest that nobody migrates: what it costs that its VF could.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -20,9 +21,19 @@ const TAP_MAC: &str = "52:54:00:aa:00:03";
 pub fn steady(bed: &Bed) -> Result<()> {
     let mut record = Record::begin("steady")?;
     host::load_semiassign()?;
+    let rounds = record.rounds;
+    // An emulated PF is not equally fast for each of its VFs, so that each is somebody else's in the second half.
+    for (ours, rounds) in [(0, 0..rounds.div_ceil(2)), (1, rounds.div_ceil(2)..rounds)] {
+        live(bed, &mut record, ours, rounds)?;
+    }
+    record.save()
+}
+
+/// The life of a guest in which VF `ours` is on semiassign.
+fn live(bed: &Bed, record: &mut Record, ours: usize, rounds: Range<u32>) -> Result<()> {
     bed.host.create_vfs(2)?;
-    let ours = vf(bed, 0, "semiassign", GUEST_MAC)?;
-    let plain = vf(bed, 1, "vfio-pci", OTHER_MAC)?;
+    let plain = vf(bed, 1 - ours, "vfio-pci", OTHER_MAC)?;
+    let ours = vf(bed, ours, "semiassign", GUEST_MAC)?;
     let options = Options {
         plain_vfs: vec![plain.clone()],
         taps: vec![tap(bed, 0, "tap0", TAP_MAC)?],
@@ -44,21 +55,21 @@ pub fn steady(bed: &Bed) -> Result<()> {
             .with_context(|| format!("the interface of {}", subject.name))?;
     }
     let subjects = subjects.map(|(subject, _)| subject);
-    for round in 0..record.rounds {
+    for round in rounds {
         println!("@progress steady state, round {}", round + 1);
-        run_loads(&mut record, round, &subjects)?;
+        run_loads(record, round, &subjects)?;
     }
     let [by_vfio_pci, by_us, _] = &subjects;
     let slots = [(by_vfio_pci, plain.as_str(), "03"), (by_us, &ours, "02")];
-    count_exits(&mut record, &mut guest, slots)?;
-    let status = require_assigned(&ours)?;
+    count_exits(record, &mut guest, slots)?;
+    let captures = require_assigned(&ours)?.number("captures")?;
     record.note(
         "captures while nobody migrated",
         "",
         SEMIASSIGN,
-        status.number("captures")? as f64,
+        captures as f64,
     );
-    record.save()
+    guest.quit()
 }
 
 /// What the host is called for while packets flow. Counted apart: that takes time of its own.
