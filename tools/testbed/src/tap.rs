@@ -17,13 +17,13 @@ pub struct Tap {
 }
 
 impl Tap {
+    /// It is down.
     pub fn create(pf: &Pf, name: &str, mac: &str) -> Result<Self> {
         run("modprobe vhost_net")?;
         run(&format!(
             "ip link add link {} name {name} address {mac} type macvtap mode bridge",
             pf.netdev
         ))?;
-        run(&format!("ip link set {name} up"))?;
         let index = read(format!("/sys/class/net/{name}/ifindex"))?;
         let path = format!("/dev/tap{}", index.trim());
         let file = File::options()

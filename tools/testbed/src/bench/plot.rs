@@ -8,10 +8,13 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::figures::{Row, Subject};
+use crate::command;
 
 const WIDTH: u32 = 900;
 /// Of one line of a picture of ratios.
 const LINE: u32 = 26;
+/// Of one distribution.
+const PANEL: u32 = 200;
 /// Of what is to the left of them.
 const TITLES: u32 = 330;
 const COLOURS: [RGBColor; 5] = [
@@ -76,75 +79,81 @@ pub fn ratios(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
         }
         Ok(())
     };
-    finish(&backend, draw)
+    finish(file, &backend, draw)
 }
 
-/// Which share of the rounds needed at most so long: a curve for each row and subject that is measured in ms.
+/// Which share of the rounds needed at most so long: a panel for each row that is measured in ms, a curve for each subject.
 pub fn distributions(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
-    let curves: Vec<(String, &Subject)> = rows
-        .iter()
-        .filter(|row| row.unit == "ms")
-        .flat_map(|row| {
-            let title = |subject: &Subject| format!("{}: {}", row.what, subject.name);
-            row.subjects.iter().map(move |s| (title(s), s))
-        })
-        .collect();
+    let rows: Vec<&&Row> = rows.iter().filter(|row| row.unit == "ms").collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let size = (WIDTH, PANEL * rows.len() as u32);
+    let backend = SVGBackend::new(file, size).into_drawing_area();
+    let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
+        area.fill(&WHITE)?;
+        let panels = area.split_evenly((rows.len(), 1));
+        for (panel, row) in panels.iter().zip(&rows) {
+            distribution(panel, &format!("{part}: {}, ms", row.what), &row.subjects)?;
+        }
+        Ok(())
+    };
+    finish(file, &backend, draw)
+}
+
+fn distribution(
+    panel: &Area<'_>,
+    title: &str,
+    subjects: &[Subject],
+) -> Result<(), Box<dyn std::error::Error>> {
     let bound = |percent, choose: fn(f64, f64) -> f64| {
-        let values = curves.iter().filter_map(|(_, s)| s.percentile(percent));
+        let values = subjects.iter().filter_map(|s| s.percentile(percent));
         values.reduce(choose)
     };
     let (Some(least), Some(most)) = (bound(1, f64::min), bound(100, f64::max)) else {
         return Ok(());
     };
-    let backend = SVGBackend::new(file, (WIDTH, 480)).into_drawing_area();
-    let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(area)
-            .caption(
-                format!("{part}: share of the rounds, by ms"),
-                ("sans-serif", 16),
-            )
-            .margin(8)
-            .x_label_area_size(30)
-            .y_label_area_size(40)
-            .build_cartesian_2d(
-                (least.max(0.001)..most.max(2.0 * least).max(0.002)).log_scale(),
-                0.0..1.0,
-            )?;
+    let least = least.max(0.001);
+    let mut chart = ChartBuilder::on(panel)
+        .caption(title, ("sans-serif", 14))
+        .margin(8)
+        .x_label_area_size(24)
+        .y_label_area_size(40)
+        .build_cartesian_2d((least * 0.8..most.max(least) * 1.25).log_scale(), 0.0..1.0)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&|ms| format!("{}", (ms * 1e3).round() / 1e3))
+        .y_labels(5)
+        .draw()?;
+    for (number, subject) in subjects.iter().enumerate() {
+        let colour = COLOURS[number % COLOURS.len()];
+        let points = (1..=100)
+            .filter_map(|percent| Some((subject.percentile(percent)?, percent as f64 / 100.0)));
         chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .x_desc("ms")
-            .draw()?;
-        for (number, (title, subject)) in curves.iter().enumerate() {
-            let colour = COLOURS[number % COLOURS.len()];
-            let points = (1..=100)
-                .filter_map(|percent| Some((subject.percentile(percent)?, percent as f64 / 100.0)));
-            chart
-                .draw_series(LineSeries::new(
-                    points,
-                    colour.stroke_width(1 + number as u32 / 5),
-                ))?
-                .label(title.clone())
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
-        }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .position(SeriesLabelPosition::UpperLeft)
-            .draw()?;
-        Ok(())
-    };
-    finish(&backend, draw)
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .label(subject.name.clone())
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+    }
+    chart
+        .configure_series_labels()
+        .background_style(WHITE.mix(0.8))
+        .position(SeriesLabelPosition::UpperLeft)
+        .draw()?;
+    Ok(())
 }
 
 fn finish(
+    file: &Path,
     backend: &Area<'_>,
     draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<()> {
     draw(backend).map_err(|error| anyhow!("cannot draw: {error}"))?;
     backend
         .present()
-        .map_err(|error| anyhow!("cannot write a picture: {error}"))
+        .map_err(|error| anyhow!("cannot write a picture: {error}"))?;
+    // As every file that may be kept here begins.
+    let picture = command::read(file)?;
+    let licence = "<!-- SPDX-License-Identifier: GPL-2.0 -->";
+    command::write(file, &format!("{licence}\n{picture}"))
 }

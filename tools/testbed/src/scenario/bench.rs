@@ -105,7 +105,9 @@ fn vf(bed: &Bed, number: usize, driver: &str, mac: &str) -> Result<String> {
 }
 
 fn tap(bed: &Bed, pf: usize, name: &str, mac: &str) -> Result<Rc<Tap>> {
-    Ok(Rc::new(Tap::create(&bed.host.pfs[pf], name, mac)?))
+    let tap = Tap::create(&bed.host.pfs[pf], name, mac)?;
+    tap.set_up(true)?;
+    Ok(Rc::new(tap))
 }
 
 /// All loads of one round; who comes first changes from round to round.

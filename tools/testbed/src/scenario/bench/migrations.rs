@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
-use super::{join_network, tap, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
+use super::{join_network, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
 use crate::clock::{self, wait_for};
 use crate::host;
 use crate::l2::{Options, L2};
@@ -64,7 +64,7 @@ impl Contender {
         let taps = match subject.name {
             SEMIASSIGN => Vec::new(),
             _ => (0..2)
-                .map(|pf| tap(bed, pf, &format!("tap{}{pf}", subject.network), &mac))
+                .map(|pf| tap(bed, &subject, pf))
                 .collect::<Result<_>>()?,
         };
         for pf in 0..2 {
@@ -77,8 +77,8 @@ impl Contender {
             host::bind(&bed.host.vf(pf, number)?, driver)?;
         }
         join_network(bed, subject.network)?;
-        for (pf, tap) in taps.iter().enumerate() {
-            tap.set_up(pf == 0)?;
+        if let Some(tap) = taps.first() {
+            tap.set_up(true)?;
         }
         println!("@progress {}: guest boots", subject.name);
         let mut guest = machine(bed, &subject, 0, &taps, false)?;
@@ -110,6 +110,11 @@ impl Contender {
     fn migrate(&mut self, bed: &Bed, record: &mut Record) -> Result<()> {
         let (name, ip) = (self.subject.name, self.subject.ip());
         let other = 1 - self.side;
+        if !self.taps.is_empty() {
+            // What waits in one that was used before would reach the guest. It goes before the next one gets its name.
+            drop(self.taps.remove(other));
+            self.taps.insert(other, tap(bed, &self.subject, other)?);
+        }
         let mut next = machine(bed, &self.subject, other, &self.taps, true)?;
         let mut pinger = Pinger::start(&ip)?;
         pinger.require_answers(50, SOON)?;
@@ -208,6 +213,13 @@ impl Contender {
         }
         bail!("the migration did not end in {} s", limit.as_secs())
     }
+}
+
+/// One that is down, as its guest is elsewhere.
+fn tap(bed: &Bed, subject: &Subject, pf: usize) -> Result<Rc<Tap>> {
+    let name = format!("tap{}{pf}", subject.network);
+    let tap = Tap::create(&bed.host.pfs[pf], &name, &mac(subject))?;
+    Ok(Rc::new(tap))
 }
 
 fn mac(subject: &Subject) -> String {
