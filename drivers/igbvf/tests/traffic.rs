@@ -155,20 +155,6 @@ fn interrupts_are_raised_by_the_guest_s_own_vectors() {
 }
 
 #[test]
-fn a_release_raises_the_queues_and_the_mailbox_only_if_it_has_news() {
-    let (mut m, _) = machine(0, ONE_BUFFER);
-    for (pinged, raised) in [(false, 3), (true, 7)] {
-        m.capture();
-        if pinged {
-            m.world.borrow_mut().ping();
-        }
-        m.world.borrow_mut().raised = 0;
-        m.release().unwrap();
-        assert_eq!(std::mem::take(&mut m.world.borrow_mut().raised), raised);
-    }
-}
-
-#[test]
 fn tso_packets_and_their_contexts_go_out_as_they_are() {
     let (mut m, mut g) = machine(0, ONE_BUFFER);
     m.capture();

@@ -16,15 +16,12 @@ use crate::job::{self, Job};
 use crate::kernel;
 use crate::l1::{boot, host_path, BUILD};
 use crate::l1_qemu;
+use crate::scenario;
 pub use figures::{percentile, Figures};
 
-/// The parts, and how long one round of each takes at most.
-pub const PARTS: [(&str, Duration); 4] = [
-    ("steady", Duration::from_secs(120)),
-    ("emulated", Duration::from_secs(180)),
-    ("captures", Duration::from_secs(120)),
-    ("migrations", Duration::from_secs(400)),
-];
+/// One round of whichever part, ten times what it takes.
+const LIMIT_ROUND: Duration = Duration::from_secs(600);
+/// The guests of a part boot.
 const LIMIT_BOOTS: Duration = Duration::from_secs(600);
 
 /// Where L1 leaves the figures of a part.
@@ -58,36 +55,33 @@ fn environment() -> Result<String> {
 
 /// Measures the parts whose names contain `word`, and writes the report of these.
 pub fn bench(word: Option<&str>, rounds: u32) -> Result<bool> {
-    let parts: Vec<_> = PARTS
-        .into_iter()
-        .filter(|(part, _)| word.is_none_or(|word| part.contains(word)))
-        .collect();
+    let all = scenario::BENCHES.map(|part| part.name);
+    let mut parts = all.map(str::to_owned).to_vec();
+    parts.retain(|part| word.is_none_or(|word| part.contains(word)));
     if parts.is_empty() {
-        bail!(
-            "no part is called {word:?}, only {:?}",
-            PARTS.map(|(part, _)| part)
-        );
+        bail!("no part is called {word:?}, only {all:?}");
     }
-    let limit = parts
-        .iter()
-        .map(|(_, each)| *each * rounds.max(1))
-        .sum::<Duration>();
+    let limit = (LIMIT_BOOTS + LIMIT_ROUND * rounds) * parts.len() as u32;
     let run = boot(
         "bench",
         &Job::Bench {
-            parts: parts.iter().map(|(part, _)| (*part).to_owned()).collect(),
+            parts: parts.clone(),
             rounds,
         },
-        (LIMIT_BOOTS + limit) * kernel::patience(),
+        limit * kernel::patience(),
     )?;
     let mut figures = Figures::default();
-    for (part, _) in &parts {
+    for part in &parts {
         let file = figures_file(&run.folder, part);
         if file.exists() {
             figures.append(job::load(&file)?);
         }
     }
     let folder = Path::new(BUILD).join("bench");
+    // Or pictures of another run would seem to be of this one.
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     report::write(&folder, &environment()?, &figures)?;
     println!("bench: the report: {}", host_path(&folder));

@@ -33,6 +33,16 @@ pub fn ms(ns: u64) -> f64 {
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
+    probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    wait_looking_every(Duration::from_millis(20), what, limit, probe)
+}
+
+/// The same for what must not be noticed late.
+pub fn wait_looking_every<T>(
+    period: Duration,
+    what: &str,
+    limit: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let (start, limit) = (Instant::now(), limit * kernel::patience());
@@ -43,6 +53,6 @@ pub fn wait_for<T>(
         if start.elapsed() > limit {
             bail!("waited {} s in vain for {what}", limit.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(period);
     }
 }

@@ -101,10 +101,7 @@ fn work() -> Result<()> {
         Job::Demo => scenario::run_in_l1(&["demo".to_owned()], share),
         Job::Scenarios(names) => scenario::run_in_l1(&names, share),
         Job::Soak { .. } => scenario::run_in_l1(&["soak".to_owned()], share),
-        Job::Bench { parts, .. } => {
-            let names: Vec<String> = parts.iter().map(|part| format!("bench_{part}")).collect();
-            scenario::run_in_l1(&names, share)
-        }
+        Job::Bench { parts, .. } => scenario::run_in_l1(&parts, share),
         Job::FirstHost => scenario::run_in_l1(&["two_hosts".to_owned()], share),
         Job::SecondHost => scenario::run_in_l1(&["second_host".to_owned()], share),
     }

@@ -74,7 +74,8 @@ pub struct L2 {
 }
 
 impl L2 {
-    /// Starts QEMU; `vf` is empty for a guest without one. Its files lie in L1's memory while it runs: a console that waits for 9p would slow the guest down.
+    /// Starts QEMU; `vf` is empty for a guest without one. Its files lie in L1's memory while it runs: a console that waits
+    /// for 9p would slow the guest down.
     pub fn start(folder: &Path, name: &str, vf: &str, options: &Options) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let file = |what: &str| folder.join(format!("{name}-{what}"));
@@ -223,6 +224,17 @@ impl L2 {
         let _ = fs::write(self.file("registers.log"), all);
     }
 
+    /// What its kernel has said. One that does not run, as a source that has completed, would be waited for in vain.
+    fn note_kernel_log(&mut self) {
+        let runs = self.cmd("query-status").is_ok_and(|s| s["running"] == true);
+        if !runs {
+            return;
+        }
+        if let Ok(log) = self.agent.sh_within("dmesg", LAST_WORDS_LIMIT) {
+            let _ = fs::write(self.file("dmesg.log"), log);
+        }
+    }
+
     pub fn cmd(&mut self, command: &str) -> Result<Value> {
         self.qmp.execute(command, json!({}))
     }
@@ -268,9 +280,7 @@ impl Drop for L2 {
         // For a scenario that failed: whether its guest was alive, or how it ended.
         match self.process.try_wait() {
             Ok(None) => {
-                if let Ok(log) = self.agent.sh_within("dmesg", LAST_WORDS_LIMIT) {
-                    let _ = fs::write(self.file("dmesg.log"), log);
-                }
+                self.note_kernel_log();
                 self.note_registers();
             }
             Ok(Some(status)) if !status.success() && !self.ends => {

@@ -128,14 +128,17 @@ const SOAK: Scenario = Scenario {
 };
 
 macro_rules! benches {
-    ($($name:literal => $part:path,)*) => { [$(Scenario { name: $name, about: "", core: false, run: $part }),*] };
+    ($($part:ident,)*) => {
+        [$(Scenario { name: stringify!($part), about: "", core: false, run: bench::$part }),*]
+    };
 }
 
-const BENCHES: [Scenario; 4] = benches! {
-    "bench_steady" => bench::steady,
-    "bench_emulated" => bench::emulated,
-    "bench_captures" => bench::captures,
-    "bench_migrations" => bench::migrations,
+/// The parts of the benchmark.
+pub const BENCHES: [Scenario; 4] = benches! {
+    steady,
+    emulated,
+    captures,
+    migrations,
 };
 
 const TWO_HOSTS: [Scenario; 2] = [

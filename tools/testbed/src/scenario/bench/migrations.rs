@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 
 use super::{join_network, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
-use crate::clock::{self, wait_for};
+use crate::clock::{self, wait_for, wait_looking_every};
 use crate::host;
 use crate::l2::{Options, L2};
 use crate::migration;
@@ -196,22 +196,19 @@ impl Contender {
 
     fn wait_completed(&self) -> Result<()> {
         let events = self.guest.qmp.event_list();
-        let limit = HOTPLUG + SOON;
-        let start = std::time::Instant::now();
-        while start.elapsed() < limit {
+        wait_looking_every(LOOK, "the migration to end", HOTPLUG + SOON, || {
             let last = events.lock().ok().and_then(|events| {
                 let of = events.iter().rev().find(|event| event.name == "MIGRATION");
                 of.and_then(|event| event.data["status"].as_str().map(str::to_owned))
             });
             match last.as_deref() {
-                Some("completed") => return Ok(()),
+                Some("completed") => Ok(Some(())),
                 Some(status @ ("failed" | "cancelled")) => {
                     bail!("migration {status}: {}", self.guest.last_words())
                 }
-                _ => std::thread::sleep(LOOK),
+                _ => Ok(None),
             }
-        }
-        bail!("the migration did not end in {} s", limit.as_secs())
+        })
     }
 }
 
