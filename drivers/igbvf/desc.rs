@@ -2,12 +2,13 @@
 
 //! Descriptors: 16 bytes, little endian (82576 datasheet 7.1.5 and 7.2.2).
 
+use model::adapter::MAX_BURST;
 use model::io::{Fault, GuestMemory, Iova};
 
 /// Bytes of a descriptor.
 pub(crate) const DESC_BYTES: usize = 16;
 /// Descriptors that are read from the guest at once.
-const RUN: u32 = 16;
+pub(crate) const RUN: u32 = MAX_BURST;
 
 /// DD, in the dword that holds it.
 pub(crate) const DD: u32 = 1 << 0;

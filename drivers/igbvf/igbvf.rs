@@ -174,7 +174,7 @@ impl Igbvf {
                 causes.rx(q);
             }
             received = received.saturating_add(frames);
-            more |= frames == left && rx.has_more(q, io, &mut self.counters);
+            more |= frames >= left && rx.has_more(q, io, &mut self.counters);
         }
         causes.raise(io.hw);
         Progress {

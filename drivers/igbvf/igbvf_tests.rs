@@ -352,7 +352,7 @@ fn a_state_is_loaded_as_it_was_saved() {
     rig.with(|model, io| model.stop(io)).unwrap();
     rig.model.rx[0].set_partial(rx::Partial {
         descs: 2,
-        lacks_dd: true,
+        written: 1,
     });
     let state = save(&mut rig);
     let mut other = Rig::new();
@@ -475,4 +475,17 @@ fn vectors_of_a_paused_guest_are_masked_and_travel_as_they_were() {
     assert_eq!(hw.page.read32(regs::EIMS), 5);
     rig.start();
     assert_eq!(rig.hw.page.read32(regs::EIMS), 5);
+}
+
+#[test]
+fn a_device_whose_guest_is_paused_has_the_slots_of_what_that_got_last() {
+    let mut rig = Rig::new();
+    rig.enable_rx(0, 64, 9, ONE_BUFFER);
+    rig.start();
+    for slot in 0..3 {
+        rig.received(0, slot, 60, 7);
+    }
+    rig.with(|model, io| model.pause(io)).unwrap();
+    assert_eq!(rig.page.read32(regs::RDH), 3);
+    assert!(rig.hw.writes.contains(&(regs::RDT, 2)));
 }

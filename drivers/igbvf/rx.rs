@@ -18,13 +18,17 @@ use crate::mirror::{self, RX_SLOTS};
 use crate::regs::{self, nth};
 use crate::setup::{Format, RxRing};
 
-/// How far the delivery of the oldest frame has come, when guest memory got busy in the middle of it.
+#[path = "burst.rs"]
+mod burst;
+
+/// How far the delivery of the oldest frames has come, when guest memory got busy in the middle of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Partial {
-    /// Descriptors that the guest has got.
+    /// Descriptors that the guest has got of the oldest one.
     pub(crate) descs: u8,
-    /// The next one is written and lacks its DD.
-    pub(crate) lacks_dd: bool,
+    /// Descriptors behind them that are written; only the first of them lacks its DD. If there are several, each is that of a
+    /// frame of its own.
+    pub(crate) written: u8,
 }
 
 /// What became of a frame.
@@ -51,7 +55,7 @@ pub(crate) struct Queue {
     guest: Option<RxRing>,
     /// The guest's next free slot: the head as last written to its register.
     head: u32,
-    /// Of the oldest frame.
+    /// Of the oldest frames.
     partial: Partial,
     /// Frames older than those in the mirror ring.
     held: Held,
@@ -67,7 +71,7 @@ impl Queue {
             head: 0,
             partial: Partial {
                 descs: 0,
-                lacks_dd: false,
+                written: 0,
             },
             held: Held::new(),
         }
@@ -204,17 +208,18 @@ impl Queue {
         if read.is_ok() && status & (DD | RX_EOP) == DD && distance(len, self.head, tail) > 0 {
             let end = Desc([0, 0, RX_EOP | RX_RXE, 0]);
             if publish(base, self.head, io.mem, end).is_ok() {
-                self.advance(q, io.page, len);
+                self.advance(q, io.page, len, 1);
             }
         }
     }
 
-    fn advance(&mut self, q: usize, page: &mut dyn Registers, len: u32) {
-        self.head = step(len, self.head, 1);
+    fn advance(&mut self, q: usize, page: &mut dyn Registers, len: u32, descs: u32) {
+        self.head = step(len, self.head, descs);
         page.write32(nth(regs::RDH, q), self.head);
     }
 
-    /// Delivers at most `budget` frames, the held ones first: how many the guest has got.
+    /// Delivers at most `budget` frames, the held ones first, or ends a burst that an earlier turn had to interrupt, however long:
+    /// how many the guest has got.
     pub(crate) fn relay(
         &mut self,
         q: usize,
@@ -227,7 +232,25 @@ impl Queue {
         };
         let mut run = Run::new(setup.base, setup.len);
         let mut delivered = 0u32;
-        for _ in 0..budget {
+        if budget > 0 && self.partial.written > 1 {
+            delivered = self.end_burst(q, io, &setup, counters);
+        }
+        let (mut left, mut bursts) = (budget.saturating_sub(delivered), true);
+        while left > 0 && self.partial.written <= 1 {
+            if bursts {
+                let burst = self.deliver_burst(q, io, &setup, &mut run, left);
+                // What a ring that cannot be written to has cost once is not to be spent for each of its frames.
+                bursts = burst.is_ok();
+                if let Some(frames) = burst.ok().filter(|frames| *frames > 0) {
+                    delivered = delivered.saturating_add(frames);
+                    left = left.saturating_sub(frames);
+                    continue;
+                }
+                if self.partial.written > 1 {
+                    break;
+                }
+            }
+            left = left.saturating_sub(1);
             // A guest that switches the queue off frees the buffers soon after.
             if !is_enabled(q, io.page) {
                 break;
@@ -341,7 +364,7 @@ impl Queue {
             return Outcome::Later;
         }
         let mut unmapped = false;
-        let skip = u32::from(self.partial.lacks_dd);
+        let skip = u32::from(self.partial.written);
         for n in done.saturating_add(skip)..descs {
             let ahead = n.saturating_sub(done);
             let copied = run
@@ -363,11 +386,11 @@ impl Queue {
         }
         for n in done..descs {
             let desc = write_back(format, frame, n, descs, unmapped);
-            let written = if self.partial.lacks_dd {
+            let written = if self.partial.written > 0 {
                 publish_dd(setup.base, self.head, io.mem, desc)
             } else {
                 let whole = write_desc(setup.base, self.head, io.mem, desc);
-                self.partial.lacks_dd = whole.is_ok();
+                self.partial.written = whole.is_ok().into();
                 whole.and_then(|()| publish_dd(setup.base, self.head, io.mem, desc))
             };
             match written {
@@ -377,9 +400,9 @@ impl Queue {
             }
             self.partial = Partial {
                 descs: n.saturating_add(1) as u8,
-                lacks_dd: false,
+                written: 0,
             };
-            self.advance(q, io.page, len);
+            self.advance(q, io.page, len, 1);
         }
         if unmapped {
             counters.dropped_rx_unmapped = counters.dropped_rx_unmapped.wrapping_add(1);

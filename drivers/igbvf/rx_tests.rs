@@ -286,9 +286,9 @@ fn a_delivery_that_memory_interrupts_goes_on_where_it_was() {
         rig.mem.busy_always = true;
         let first = relay(&mut rig, 9);
         rig.mem.busy_after = None;
-        let (descs, lacks_dd) = (rig.page.read32(regs::RDH), rig.model.rx[0].partial);
+        let (descs, partial) = (rig.page.read32(regs::RDH), rig.model.rx[0].partial);
         if first == 0 {
-            assert_eq!(u32::from(lacks_dd.descs), descs, "{after}");
+            assert_eq!(u32::from(partial.descs), descs, "{after}");
             // Nothing that has no DD yet is visible, and nothing that has one is written again.
             for slot in 0..4 {
                 assert_eq!(status(&rig, slot) & 1, u32::from(slot < descs));

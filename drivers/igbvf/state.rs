@@ -5,7 +5,7 @@
 use model::image::{Full, Reader, Refused, Writer};
 use model::io::Registers;
 
-use crate::desc::{Desc, Tx, DESC_BYTES};
+use crate::desc::{Desc, Tx, DESC_BYTES, RUN};
 use crate::irq::Interrupts;
 use crate::mailbox::Mailbox;
 use crate::regs::{nth, QUEUES, RX_RING, STATISTICS, TX_RING};
@@ -65,7 +65,7 @@ impl Pair {
             w.put_bytes(&context.unwrap_or_default().to_bytes())?;
         }
         w.put_u8(partial.descs)?;
-        w.put_u8(partial.lacks_dd.into())
+        w.put_u8(partial.written)
     }
 
     /// Ring registers may hold anything: a guest can write anything to them, and whoever uses them checks. An
@@ -87,10 +87,17 @@ impl Pair {
         }
         new.partial = Partial {
             descs: r.take_u8()?,
-            lacks_dd: r.take_bool()?,
+            written: r.take_u8()?,
         };
         if usize::from(new.partial.descs) > crate::frame::MAX_PIECES {
             return Err(Refused("a frame in more pieces than there are"));
+        }
+        let Partial { descs, written } = new.partial;
+        if u32::from(written) > RUN {
+            return Err(Refused("more descriptors written than are at once"));
+        }
+        if descs > 0 && written > 1 {
+            return Err(Refused("frames delivered together, and one of them apart"));
         }
         Ok(new)
     }
@@ -168,7 +175,7 @@ mod tests {
             pair.contexts = [None, Some(Desc([1, 2, 1 << 29 | 2 << 20, 0x10]))];
             pair.partial = Partial {
                 descs: 3,
-                lacks_dd: true,
+                written: 1,
             };
             let mut buf = [0; PAIR_BYTES];
             let mut w = Writer::new(&mut buf);
@@ -193,6 +200,26 @@ mod tests {
             let mut buf = [0; PAIR_BYTES];
             buf[PAIR_BYTES - 2] = descs;
             assert_eq!(Pair::load(&mut Reader::new(&buf)).is_ok(), good);
+        }
+    }
+
+    #[test]
+    fn frames_are_delivered_together_or_one_of_them_apart() {
+        for (descs, written, good) in [
+            (0, 16, true),
+            (0, 17, false),
+            (0, 255, false),
+            (1, 1, true),
+            (16, 1, true),
+            (1, 2, false),
+        ] {
+            let mut buf = [0; PAIR_BYTES];
+            [buf[PAIR_BYTES - 2], buf[PAIR_BYTES - 1]] = [descs, written];
+            let loaded = Pair::load(&mut Reader::new(&buf));
+            assert_eq!(loaded.is_ok(), good, "{descs} {written}");
+            if let Ok(pair) = loaded {
+                assert_eq!(pair.partial, Partial { descs, written });
+            }
         }
     }
 

@@ -64,6 +64,9 @@ pub struct Io<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck;
 
+/// Most frames that an adapter hands to the guest with one write.
+pub const MAX_BURST: u32 = 16;
+
 /// What one turn of [`Adapter::poll`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -134,7 +137,8 @@ pub trait Adapter: Send {
     /// memory is not touched, and no interrupt raised.
     fn listen(&mut self, hw: &mut dyn Hardware, page: &mut dyn Registers, mirror: &mut dyn Area);
 
-    /// Moves at most `budget` frames each way.
+    /// Moves at most `budget` frames each way. Only a burst that an earlier turn had to interrupt is ended whole beyond it, so
+    /// that the guest gets fewer than [`MAX_BURST`] more.
     fn poll(&mut self, io: &mut Io<'_>, budget: u32) -> Progress;
 
     /// Stops all that the guest could see, as [`stop`](Adapter::stop) does, and goes on receiving into the mirror area, as

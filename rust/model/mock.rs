@@ -115,6 +115,8 @@ pub struct Memory {
     pub dirty: BTreeSet<u64>,
     /// 4 KiB pages in the middle that are not mapped: an access gets as far as these.
     pub holes: BTreeSet<u64>,
+    /// 4 KiB pages that can only be read.
+    pub read_only: BTreeSet<u64>,
 }
 
 impl Memory {
@@ -128,6 +130,7 @@ impl Memory {
             log: None,
             dirty: BTreeSet::new(),
             holes: BTreeSet::new(),
+            read_only: BTreeSet::new(),
         }
     }
 
@@ -188,6 +191,9 @@ impl GuestMemory for Memory {
 
     fn write(&mut self, at: Iova, buf: &[u8]) -> Result<(), Fault> {
         let range = self.reach(at, buf.len())?;
+        if self.read_only.contains(&(at.0 >> 12)) {
+            return Err(Fault::Unmapped);
+        }
         let written = &buf[..range.len()];
         self.bytes[range].copy_from_slice(written);
         if !written.is_empty() {

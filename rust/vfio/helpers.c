@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 #include "helpers.h"
@@ -96,19 +97,19 @@ void vfio_helper_smp_wmb(void)
 	smp_wmb();
 }
 
-void *vfio_helper_vmalloc(size_t bytes)
+void *vfio_helper_kvzalloc(size_t bytes)
 {
-	return vmalloc_huge(bytes, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	return kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
 }
 
-void vfio_helper_vfree(void *mem)
+void vfio_helper_kvfree(void *mem)
 {
-	vfree(mem);
+	kvfree(mem);
 }
 
-phys_addr_t vfio_helper_vmalloc_phys(const void *mem)
+phys_addr_t vfio_helper_phys(const void *mem)
 {
-	return page_to_phys(vmalloc_to_page(mem));
+	return page_to_phys(is_vmalloc_addr(mem) ? vmalloc_to_page(mem) : virt_to_page(mem));
 }
 
 void *vfio_helper_alloc_page(void)

@@ -25,9 +25,9 @@ void vfio_helper_copy(void *to, const void *from, size_t len);
 void vfio_helper_dma_rmb(void);
 void vfio_helper_smp_wmb(void);
 
-void *vfio_helper_vmalloc(size_t bytes);
-void vfio_helper_vfree(void *mem);
-phys_addr_t vfio_helper_vmalloc_phys(const void *mem);
+void *vfio_helper_kvzalloc(size_t bytes);
+void vfio_helper_kvfree(void *mem);
+phys_addr_t vfio_helper_phys(const void *mem);
 void *vfio_helper_alloc_page(void);
 void vfio_helper_free_page(void *page);
 unsigned long vfio_helper_pfn(const void *page);

@@ -25,7 +25,7 @@ const IOVA_ALIGN: u64 = 2 << 20;
 ///
 /// # Invariants
 ///
-/// `memory` is valid for `bytes` bytes, vmalloc'ed, zeroed when it was allocated.
+/// `memory` is valid for `bytes` bytes and ours, zeroed when it was allocated.
 pub struct Area {
     memory: NonNull<u8>,
     bytes: usize,
@@ -41,7 +41,7 @@ impl Area {
     fn new(bytes: usize) -> Result<Self> {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(EINVAL)?;
         // SAFETY: Process context.
-        let memory = unsafe { bindings::vfio_helper_vmalloc(bytes) };
+        let memory = unsafe { bindings::vfio_helper_kvzalloc(bytes) };
         Ok(Self {
             memory: NonNull::new(memory.cast()).ok_or(ENOMEM)?,
             bytes,
@@ -72,7 +72,7 @@ impl Area {
     fn phys(&self, at: usize) -> Option<u64> {
         let memory = self.slice(at, PAGE_SIZE)?;
         // SAFETY: A page of the allocation.
-        Some(unsafe { bindings::vfio_helper_vmalloc_phys(memory.as_ptr().cast()) })
+        Some(unsafe { bindings::vfio_helper_phys(memory.as_ptr().cast()) })
     }
 
     /// Copies from the area, after whatever the device wrote before what was last seen; zeros if out of
@@ -107,7 +107,7 @@ impl Area {
 impl Drop for Area {
     fn drop(&mut self) {
         // SAFETY: Allocated in `new`.
-        unsafe { bindings::vfio_helper_vfree(self.memory.as_ptr().cast()) };
+        unsafe { bindings::vfio_helper_kvfree(self.memory.as_ptr().cast()) };
     }
 }
 

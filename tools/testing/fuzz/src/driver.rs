@@ -44,11 +44,13 @@ struct Sent {
     optional: bool,
 }
 
-/// What an RX descriptor says that lacks its DD.
+/// What an RX descriptor says that the guest does not look at yet.
 #[derive(Clone, Copy)]
 struct Described {
     bytes: u64,
     is_end: bool,
+    /// Descriptors behind it that were written together with it, and that its DD hands over too.
+    followers: usize,
 }
 
 /// One queue pair of the guest.
@@ -399,14 +401,10 @@ impl Driver {
         let ring = u64::from(SLOTS) * 16;
         if within(rx, ring) {
             let (slot, byte) = ((at - rx) as usize / 16, (at - rx) % 16);
-            assert!(
-                !self.published[slot],
-                "RX slot {slot} is the guest's already"
-            );
             match (byte, bytes.len()) {
-                (0, 16) => self.describe(slot, bytes),
+                (0, len) if len % 16 == 0 => self.describe(slot, bytes),
                 (8, 1) => self.publish(slot, bytes[0]),
-                _ => panic!("RX slot {slot}: {} bytes at {byte}", bytes.len()),
+                (_, len) => panic!("RX slot {slot}: {len} bytes at {byte}"),
             }
             return true;
         }
@@ -444,30 +442,113 @@ impl Driver {
         false
     }
 
-    fn describe(&mut self, slot: usize, bytes: &[u8]) {
-        let word = |at| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        let (types, status, len) = (word(0), word(8), word(12) & 0xffff);
-        let header = types >> 21 & 0x3ff;
-        assert_eq!(status & 1, 0, "RX slot {slot}: DD not last");
-        assert!(
-            u64::from(header) <= RX_HEADER && u64::from(len) <= RX_BUFFER,
-            "RX slot {slot}: {header} and {len} bytes are more than it has"
-        );
-        self.described[slot] = Some(Described {
-            bytes: (header + len).into(),
-            is_end: status & 2 != 0,
-        });
+    /// Descriptors were written from `first` on: the guest does not look at the others before that one has DD.
+    fn describe(&mut self, first: usize, bytes: &[u8]) {
+        for (n, desc) in bytes.chunks(16).enumerate() {
+            let slot = first + n;
+            let word = |at| u32::from_le_bytes(std::array::from_fn(|i| desc[at + i]));
+            let (types, status, len) = (word(0), word(8), word(12) & 0xffff);
+            let header = types >> 21 & 0x3ff;
+            assert!(
+                !self.published[slot],
+                "RX slot {slot} is the guest's already"
+            );
+            assert_eq!(status & 1 != 0, n > 0, "RX slot {slot}: DD not last");
+            assert!(
+                n == 0 || slot != self.rx_next as usize,
+                "RX slot {slot}: DD where the guest looks"
+            );
+            assert!(
+                u64::from(header) <= RX_HEADER && u64::from(len) <= RX_BUFFER,
+                "RX slot {slot}: {header} and {len} bytes are more than it has"
+            );
+            self.described[slot] = Some(Described {
+                bytes: (header + len).into(),
+                is_end: status & 2 != 0,
+                followers: if n == 0 { bytes.len() / 16 - 1 } else { 0 },
+            });
+        }
     }
 
-    fn publish(&mut self, slot: usize, status: u8) {
-        let Some(Described { bytes, is_end }) = self.described[slot] else {
-            panic!("RX slot {slot}: DD too early");
+    /// A descriptor got its DD, and hands those over that were written with it.
+    fn publish(&mut self, first: usize, status: u8) {
+        let Some(Described { followers, .. }) = self.described[first] else {
+            panic!("RX slot {first}: DD too early");
         };
-        assert!(status & 1 != 0, "RX slot {slot}: DD too early");
-        self.published[slot] = true;
-        self.partial_bytes += bytes;
-        if is_end {
-            self.delivered_bytes += std::mem::take(&mut self.partial_bytes);
+        assert!(status & 1 != 0, "RX slot {first}: DD too early");
+        for slot in first..=first + followers {
+            assert!(
+                !self.published[slot],
+                "RX slot {slot} is the guest's already"
+            );
+            let Some(Described { bytes, is_end, .. }) = self.described[slot] else {
+                panic!("RX slot {slot}: DD too early");
+            };
+            self.published[slot] = true;
+            self.partial_bytes += bytes;
+            if is_end {
+                self.delivered_bytes += std::mem::take(&mut self.partial_bytes);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DD: u32 = 1;
+
+    /// The model writes descriptors of frames of 60 bytes with these bits of status from `slot` on.
+    fn write(driver: &mut Driver, slot: u32, status: &[u32]) {
+        let bytes: Vec<u8> = status
+            .iter()
+            .flat_map(|status| [0, 0, 2 | status, 60])
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        assert!(driver.judge(driver.rx_ring() + u64::from(slot) * 16, &bytes));
+    }
+
+    fn publish(driver: &mut Driver, slot: u32) {
+        assert!(driver.judge(driver.rx_ring() + u64::from(slot) * 16 + 8, &[3]));
+    }
+
+    #[test]
+    fn a_burst_is_the_guests_when_its_first_descriptor_has_dd() {
+        let mut driver = Driver::new(0);
+        write(&mut driver, 0, &[0, DD, DD]);
+        assert_eq!(driver.take_delivered_bytes(), 0);
+        publish(&mut driver, 0);
+        assert_eq!(driver.take_delivered_bytes(), 180);
+        write(&mut driver, 3, &[0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "RX slot 0: DD not last")]
+    fn a_burst_whose_first_descriptor_comes_with_dd_is_found() {
+        write(&mut Driver::new(0), 0, &[DD, DD]);
+    }
+
+    #[test]
+    #[should_panic(expected = "RX slot 1: DD not last")]
+    fn a_burst_of_which_one_frame_has_no_dd_is_found() {
+        write(&mut Driver::new(0), 0, &[0, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "RX slot 2: DD where the guest looks")]
+    fn a_burst_that_begins_before_where_the_guest_looks_is_found() {
+        let mut driver = Driver::new(0);
+        driver.rx_next = 2;
+        write(&mut driver, 1, &[0, DD]);
+    }
+
+    #[test]
+    #[should_panic(expected = "RX slot 1 is the guest's already")]
+    fn a_burst_that_is_written_again_is_found() {
+        let mut driver = Driver::new(0);
+        write(&mut driver, 0, &[0, DD]);
+        publish(&mut driver, 0);
+        write(&mut driver, 1, &[0]);
     }
 }
