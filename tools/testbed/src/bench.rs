@@ -14,9 +14,10 @@ use anyhow::{bail, Context, Result};
 use crate::command;
 use crate::job::{self, Job};
 use crate::kernel;
-use crate::l1::{boot, host_path, BUILD};
+use crate::l1::{host_path, BUILD};
 use crate::l1_qemu;
 use crate::scenario;
+use crate::suite::Series;
 pub use figures::{percentile, Figures};
 
 /// One round of whichever part, ten times what it takes.
@@ -61,18 +62,15 @@ pub fn bench(word: Option<&str>, rounds: u32) -> Result<bool> {
     if parts.is_empty() {
         bail!("no part is called {word:?}, only {all:?}");
     }
-    let limit = (LIMIT_BOOTS + LIMIT_ROUND * rounds) * parts.len() as u32;
-    let run = boot(
-        "bench",
-        &Job::Bench {
-            parts: parts.clone(),
-            rounds,
-        },
-        limit * kernel::patience(),
-    )?;
+    let series = Series {
+        title: "bench".to_owned(),
+        job: &|parts| Job::Bench { parts, rounds },
+        limit_each: LIMIT_BOOTS + LIMIT_ROUND * rounds,
+    };
+    let results = series.run(parts)?;
     let mut figures = Figures::default();
-    for part in &parts {
-        let file = figures_file(&run.folder, part);
+    for (part, folder) in &results.verdicts {
+        let file = figures_file(folder, &part.name);
         if file.exists() {
             figures.append(job::load(&file)?);
         }
@@ -85,15 +83,6 @@ pub fn bench(word: Option<&str>, rounds: u32) -> Result<bool> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     report::write(&folder, &environment()?, &figures)?;
     println!("bench: the report: {}", host_path(&folder));
-    let failed = run.outcome.verdicts.iter().find(|v| v.failure.is_some());
-    let why = run
-        .fatal
-        .first()
-        .cloned()
-        .or_else(|| failed.and_then(|v| v.failure.clone()))
-        .or_else(|| (!run.outcome.finished).then(|| "L1 ended or hung".to_owned()));
-    if let Some(why) = &why {
-        println!("bench: FAILED: {why}; logs: {}", host_path(&run.folder));
-    }
-    Ok(why.is_none())
+    results.print();
+    Ok(results.failed().is_empty())
 }

@@ -13,7 +13,7 @@ use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg};
 use serde_json::{json, Value};
 
 use crate::host::GUEST_IP;
-use crate::{load, mmio, probe, stream};
+use crate::{load, mmio, probe, rings, stream};
 
 pub fn main() -> ! {
     if let Err(error) = run() {
@@ -102,6 +102,9 @@ fn agent() -> Result<()> {
             Some("@probe") => answer(&request, probe::report()),
             Some(script) if script.starts_with("@mmio ") => {
                 answer(&request, mmio::run(&script[6..]))
+            }
+            Some(script) if script.starts_with("@rings ") => {
+                answer(&request, rings::run(&script[7..]))
             }
             Some(script) => {
                 let (rc, out) = sh(script);

@@ -30,6 +30,17 @@ pub enum Job {
     SecondHost,
 }
 
+impl Job {
+    /// Memory that L1 needs for it.
+    pub fn memory(&self) -> &'static str {
+        match self {
+            // Seven guests that migrate, or two of 2 GiB, which VFIO pins.
+            Self::Bench { .. } => "8G",
+            _ => "4G",
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize, Clone)]
 pub struct Verdict {
     pub name: String,

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The kernel that L1 runs: which one it is, how slow it may be, what it has leaked.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{bail, Result};
+use anyhow::{bail, Context, Result};
 
 use crate::command;
 
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+const STACK_DEPOT: &str = "/sys/kernel/debug/stackdepot/stats";
+/// Of a pool of it: DEPOT_POOL_ORDER is 2 (lib/stackdepot.c).
+const DEPOT_POOL_KIB: u64 = 16;
 /// kmemleak takes no object for leaked that is younger.
 const YOUNG: Duration = Duration::from_secs(5);
 /// Processes that take the stacks of those that are gone: each CPU keeps two.
@@ -82,4 +86,40 @@ pub fn check_leaks(last: bool) -> Result<String> {
         }
     }
     Ok(found.join("\n"))
+}
+
+/// Memory that is neither free nor a process's nor a cache's: slabs, stacks, page tables, and pages that drivers took. Without the
+/// stack traces that a debug kernel keeps.
+pub fn memory_kib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let of = |key: &str| -> Result<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+            .with_context(|| format!("/proc/meminfo has no {key}"))
+    };
+    let known = [
+        "MemFree:",
+        "Buffers:",
+        "Cached:",
+        "AnonPages:",
+        "SReclaimable:",
+    ];
+    let total = of("MemTotal:")?.saturating_sub(stack_traces_kib()?);
+    known
+        .into_iter()
+        .try_fold(total, |left, key| Ok(left.saturating_sub(of(key)?)))
+}
+
+/// What a debug kernel knows of who has allocated what: each new trace is kept for good.
+fn stack_traces_kib() -> Result<u64> {
+    if !Path::new(STACK_DEPOT).exists() {
+        return Ok(0);
+    }
+    let text = command::read(Path::new(STACK_DEPOT))?;
+    let pools = text.lines().find_map(|line| line.strip_prefix("pools:"));
+    let pools: u64 = pools
+        .with_context(|| format!("{STACK_DEPOT} has no pools"))?
+        .trim()
+        .parse()?;
+    Ok(pools * DEPOT_POOL_KIB)
 }

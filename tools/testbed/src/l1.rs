@@ -117,7 +117,7 @@ fn run(name: &str, job: &Job, place: Place, limit: Duration, bar: &ProgressBar) 
             "bed: the root has no QEMU of its own: guests will hang now and then",
         );
     }
-    let mut qemu = l1_qemu::start(&folder, place)?;
+    let mut qemu = l1_qemu::start(&folder, place, job.memory())?;
     let stdout = qemu.stdout.take().context("QEMU has no stdout")?;
     let screen = bar.clone();
     let quiet = Arc::new(AtomicBool::new(false));

@@ -103,7 +103,8 @@ fn command_line() -> String {
     )
 }
 
-pub fn start(folder: &Path, place: Place) -> Result<Child> {
+/// `memory` as QEMU takes it.
+pub fn start(folder: &Path, place: Place, memory: &str) -> Result<Child> {
     let (share, images) = (folder.display(), images()?);
     let number = place.number();
     let monitor = format!("{BUILD}/l1-monitor-{number}");
@@ -114,7 +115,7 @@ pub fn start(folder: &Path, place: Place) -> Result<Child> {
         "-smp",
         "2",
         "-m",
-        "4G",
+        memory,
         "-nodefaults",
         "-nographic",
         "-no-reboot",

@@ -39,8 +39,11 @@ pub struct Options {
     pub failover: bool,
     /// More VFs, on plain vfio-pci.
     pub plain_vfs: Vec<String>,
+    /// Where its VF is; the others are from 3 on, and the guest counts its interfaces in that order.
+    pub vf_slot: u8,
     /// Interfaces of virtio-net, with vhost.
     pub taps: Vec<Rc<Tap>>,
+    pub ram_mib: u64,
     /// Words for the guest's init, `bed.…`.
     pub words: String,
 }
@@ -54,7 +57,9 @@ impl Default for Options {
             migratable: true,
             failover: false,
             plain_vfs: Vec::new(),
+            vf_slot: 2,
             taps: Vec::new(),
+            ram_mib: RAM_MIB,
             words: String::new(),
         }
     }
@@ -95,7 +100,7 @@ impl L2 {
         ])
         .args([
             "-m",
-            &RAM_MIB.to_string(),
+            &options.ram_mib.to_string(),
             "-name",
             name,
             "-msg",
@@ -322,7 +327,7 @@ fn interfaces(vf: &str, options: &Options) -> Vec<String> {
         add("device", "pcie-root-port,id=port0,addr=2".to_owned());
         device.push_str(",bus=port0,failover_pair_id=net0");
     } else {
-        device.push_str(",addr=2");
+        device.push_str(&format!(",addr={}", options.vf_slot));
     }
     if options.migratable {
         device.push_str(",migration-events=on");

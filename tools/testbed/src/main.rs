@@ -21,6 +21,7 @@ mod namespace;
 mod ping;
 mod probe;
 mod qmp;
+mod rings;
 mod scenario;
 mod soak;
 mod status;

@@ -36,9 +36,18 @@ pub fn connect(source: &mut L2, destination: &mut L2) -> Result<String> {
 
 /// Prepares the source.
 pub fn prepare(machine: &mut L2) -> Result<()> {
+    set_capabilities(machine, true)
+}
+
+/// Prepares a source whose migration nobody receives: it would wait for an answer when it is cancelled.
+pub fn prepare_for_nobody(machine: &mut L2) -> Result<()> {
+    set_capabilities(machine, false)
+}
+
+fn set_capabilities(machine: &mut L2, return_path: bool) -> Result<()> {
     let capabilities = json!({ "capabilities": [
         { "capability": "events", "state": true },
-        { "capability": "return-path", "state": true },
+        { "capability": "return-path", "state": return_path },
     ]});
     machine
         .cmd_with("migrate-set-capabilities", capabilities)
@@ -59,22 +68,18 @@ pub fn start(source: &mut L2, uri: &str) -> Result<()> {
 
 /// Keeps a migration in pre-copy long enough to do things to it.
 pub fn slow_down(source: &mut L2) -> Result<()> {
-    source
-        .cmd_with(
-            "migrate-set-parameters",
-            json!({ "max-bandwidth": 1 << 20, "downtime-limit": 1 }),
-        )
-        .map(drop)
+    limit(source, 1 << 20, 1)
 }
 
 /// Ends what `slow_down` began. QEMU reads the device only while its quota lasts, so a slow one may not learn of an end.
 pub fn speed_up(source: &mut L2) -> Result<()> {
-    source
-        .cmd_with(
-            "migrate-set-parameters",
-            json!({ "max-bandwidth": 1 << 30, "downtime-limit": 300 }),
-        )
-        .map(drop)
+    limit(source, 1 << 30, 300)
+}
+
+/// Bytes a second, and milliseconds.
+pub fn limit(source: &mut L2, bandwidth: u64, downtime: u64) -> Result<()> {
+    let limits = json!({ "max-bandwidth": bandwidth, "downtime-limit": downtime });
+    source.cmd_with("migrate-set-parameters", limits).map(drop)
 }
 
 pub fn status(source: &mut L2) -> Result<String> {

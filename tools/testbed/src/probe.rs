@@ -92,6 +92,10 @@ impl Arrivals {
 pub struct Report {
     pub sent: u32,
     pub arrived: Arrivals,
+    /// The longest time in which a thread that sleeps for a period at a time was not woken.
+    pub paused: Duration,
+    /// Datagrams that the guest's kernel had and dropped, as its program did not take the others in time.
+    pub overflowed: u32,
 }
 
 static IN_GUEST: OnceLock<Arc<Mutex<Report>>> = OnceLock::new();
@@ -105,6 +109,15 @@ pub fn serve() -> Result<()> {
     {
         let (heard, report) = (Arc::clone(&heard), Arc::clone(&report));
         std::thread::spawn(move || answer(&sender, &heard, &report));
+    }
+    {
+        let report = Arc::clone(&report);
+        std::thread::spawn(move || loop {
+            let before = Instant::now();
+            std::thread::sleep(PERIOD);
+            let mut report = lock(&report);
+            report.paused = report.paused.max(before.elapsed());
+        });
     }
     std::thread::spawn(move || {
         let mut buffer = [0; 2 * DATAGRAM_BYTES];
@@ -126,10 +139,26 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-/// The guest's agent is asked for it.
+/// The guest's agent is asked for it. Pauses are counted from the last time that it was.
 pub fn report() -> Result<String> {
-    let report = IN_GUEST.get().context("no probe is served")?;
-    Ok(serde_json::to_string(&*lock(report))?)
+    let mut report = lock(IN_GUEST.get().context("no probe is served")?);
+    let sockets = std::fs::read_to_string("/proc/net/udp")?;
+    report.overflowed =
+        drops(&sockets, PORT).context("/proc/net/udp has no socket of the probe")?;
+    let text = serde_json::to_string(&*report)?;
+    report.paused = Duration::ZERO;
+    Ok(text)
+}
+
+/// What the socket of a port has dropped, by /proc/net/udp: its second word ends with the port, its last one is the number.
+fn drops(sockets: &str, port: u16) -> Option<u32> {
+    let port = format!(":{port:04X}");
+    let ours = |line: &&str| {
+        let local = line.split_whitespace().nth(1);
+        local.is_some_and(|local| local.ends_with(&port))
+    };
+    let line = sockets.lines().find(ours)?;
+    line.split_whitespace().next_back()?.parse().ok()
 }
 
 fn answer(
@@ -210,6 +239,11 @@ impl Probe {
         pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 
+    /// From what arrived last before `at_ns` until what arrived next.
+    pub fn silence(&self, at_ns: u64) -> Range<u64> {
+        around(&lock(&self.arrived_ns), at_ns)
+    }
+
     /// When the numbers were sent, by CLOCK_MONOTONIC.
     pub fn sent_between(&self, numbers: &Range<u32>) -> Result<Range<u64>> {
         let sent = lock(&self.sent_ns);
@@ -273,6 +307,13 @@ fn receive_all(
             }
         }
     }
+}
+
+/// The last of these times until `at`, and the next one.
+fn around(times: &[u64], at: u64) -> Range<u64> {
+    let next = times.partition_point(|time| *time <= at);
+    let last = next.checked_sub(1).and_then(|last| times.get(last));
+    last.copied().unwrap_or(0)..times.get(next).copied().unwrap_or(at)
 }
 
 /// Steady, but what was missed is not made good: a burst would be a load that is not measured.
@@ -345,6 +386,25 @@ mod tests {
         assert_eq!(arrivals(odd.clone()).account(0), (1, 5));
         // What was late before is not counted again.
         assert_eq!(arrivals(odd).account(10), (0, 0));
+    }
+
+    #[test]
+    fn a_silence_is_between_two_arrivals_or_not_over_yet() {
+        let times = [10, 20, 30];
+        assert_eq!(around(&times, 5), 0..10);
+        assert_eq!(around(&times, 19), 10..20);
+        assert_eq!(around(&times, 20), 20..30);
+        assert_eq!(around(&times, 35), 30..35);
+    }
+
+    #[test]
+    fn what_a_socket_has_dropped_is_in_the_line_of_its_port() {
+        let sockets = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+             7: 00000000:1B58 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 11 2 0000000000000000 3\n\
+             8: 00000000:1B59 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 12 2 0000000000000000 17\n";
+        assert_eq!(drops(sockets, 7001), Some(17));
+        assert_eq!(drops(sockets, 7000), Some(3));
+        assert_eq!(drops(sockets, 7002), None);
     }
 
     #[test]

@@ -134,11 +134,15 @@ macro_rules! benches {
 }
 
 /// The parts of the benchmark.
-pub const BENCHES: [Scenario; 4] = benches! {
+pub const BENCHES: [Scenario; 8] = benches! {
     steady,
     emulated,
     captures,
     migrations,
+    together,
+    memory,
+    rings,
+    profile,
 };
 
 const TWO_HOSTS: [Scenario; 2] = [

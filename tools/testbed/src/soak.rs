@@ -16,8 +16,10 @@ use crate::kernel;
 use crate::l1::{boot, host_path, BUILD};
 
 /// Migrations of a leg: enough to see memory go, few enough to start anew often.
-const LEG: u32 = 50;
-/// A migration takes about 7 s, and has to take less than this.
+const LEG: u32 = 100;
+/// Migrations of a leg until its caches are full.
+const WARM_UP: usize = 5;
+/// A migration takes about 5 s, and has to take less than this.
 const LIMIT_EACH: Duration = Duration::from_secs(60);
 const LIMIT_BOOT: Duration = Duration::from_secs(300);
 
@@ -35,6 +37,9 @@ pub struct Migration {
     pub deaf_us: u64,
     /// Datagrams to the guest that were lost: in the capture, then, and in the release. From the guest none may be.
     pub lost_datagrams: [u32; 3],
+    /// And others, because their guest did not run.
+    #[serde(default)]
+    pub lost_stalled: u32,
     /// What L1's kernel had for itself afterwards.
     pub kernel_kib: u64,
 }
@@ -101,7 +106,11 @@ pub fn soak(count: u32, cancel: bool) -> Result<bool> {
         }
         let left = count.saturating_sub(done);
         if left == 0 {
-            return Ok(true);
+            let leaks = soak.growth().is_some_and(|growth| growth.is_leak());
+            if leaks {
+                println!("soak: FAILED: the kernel's memory is not flat");
+            }
+            return Ok(!leaks);
         }
         let leg = left.min(LEG);
         // Or one that is interrupted before it begins would count what another has done.
@@ -177,17 +186,117 @@ impl Soak {
         row("lost, capture", "datagrams", |m| m.lost_datagrams[0].into());
         row("lost, switch", "datagrams", |m| m.lost_datagrams[1].into());
         row("lost, release", "datagrams", |m| m.lost_datagrams[2].into());
-        // Without a leg's first migrations: caches fill.
+        row("lost, stalled", "datagrams", |m| m.lost_stalled.into());
         for (number, leg) in self.legs.iter().enumerate() {
-            if let [_, _, third, .., last] = leg.as_slice() {
+            if let [.., last] = leg.as_slice() {
                 println!(
-                    "  leg {:<3} {:>3} migrations, kernel memory {} KiB after the third, {} KiB after the last",
+                    "  leg {:<3} {:>3} migrations, kernel memory {} KiB after the last",
                     number + 1,
                     leg.len(),
-                    third.kernel_kib,
                     last.kernel_kib
                 );
             }
         }
+        if let Some(Growth { kib, error }) = self.growth() {
+            println!("  kernel memory  {kib:+.1} KiB a migration, standard error {error:.1}");
+        }
+    }
+
+    /// By least squares: the legs have a slope in common, and each where it begins.
+    fn growth(&self) -> Option<Growth> {
+        let (mut points, mut legs) = (Vec::new(), 0);
+        for leg in &self.legs {
+            // Without its first migrations: caches fill.
+            let steady = leg.get(WARM_UP..).unwrap_or_default();
+            if steady.len() < 2 {
+                continue;
+            }
+            legs += 1;
+            let kib = || steady.iter().map(|m| m.kernel_kib as f64);
+            let (count, sum) = (steady.len() as f64, kib().sum::<f64>());
+            let from_middle = |at: usize| at as f64 - (count - 1.0) / 2.0;
+            points.extend(
+                kib()
+                    .enumerate()
+                    .map(|(at, kib)| (from_middle(at), kib - sum / count)),
+            );
+        }
+        let free = points
+            .len()
+            .checked_sub(legs + 1)
+            .filter(|free| *free > 0)?;
+        let total = |of: fn(f64, f64) -> f64| points.iter().map(|(x, y)| of(*x, *y)).sum::<f64>();
+        let squares = total(|x, _| x * x);
+        let kib = total(|x, y| x * y) / squares;
+        let left = points
+            .iter()
+            .map(|(x, y)| (y - kib * x).powi(2))
+            .sum::<f64>();
+        let error = (left / free as f64 / squares).sqrt();
+        Some(Growth { kib, error })
+    }
+}
+
+/// Of the kernel's memory with each migration.
+struct Growth {
+    kib: f64,
+    /// Of that, by chance.
+    error: f64,
+}
+
+impl Growth {
+    /// More than a page, and that is hardly chance.
+    fn is_leak(&self) -> bool {
+        self.kib - 3.0 * self.error > 4.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Legs of 100 migrations, with what each has and some noise.
+    fn soak(kib: fn(leg: u64, migration: u64) -> u64) -> Soak {
+        let noise = |n: u64| n * 7919 % 10_007;
+        let migration = |leg: u64, number: u64| Migration {
+            status: "completed".to_owned(),
+            downtime_ms: 0,
+            gap_ms: 0,
+            lost: 0,
+            device_bytes: 0,
+            deaf_us: 0,
+            lost_datagrams: [0; 3],
+            lost_stalled: 0,
+            kernel_kib: 80_000 + noise(100 * leg + number) + kib(leg, number),
+        };
+        let leg = |leg| (0..100).map(|number| migration(leg, number)).collect();
+        Soak {
+            legs: (0..5).map(leg).collect(),
+            ..Soak::default()
+        }
+    }
+
+    #[test]
+    fn memory_that_grows_with_each_migration_is_a_leak_however_noisy() {
+        let growth = soak(|_, number| 64 * number).growth().unwrap();
+        assert!((growth.kib - 64.0).abs() < 3.0 * growth.error);
+        assert!(growth.is_leak());
+    }
+
+    #[test]
+    fn memory_that_differs_from_leg_to_leg_or_grows_at_first_is_none() {
+        for kib in [
+            |leg, _| 20_000 * leg,
+            |_, number: u64| number.min(WARM_UP as u64) * 3000,
+        ] {
+            let growth = soak(kib).growth().unwrap();
+            assert!(growth.kib.abs() < 3.0 * growth.error, "{}", growth.kib);
+            assert!(!growth.is_leak());
+        }
+    }
+
+    #[test]
+    fn of_too_few_migrations_nothing_is_known() {
+        assert!(Soak::default().growth().is_none());
     }
 }

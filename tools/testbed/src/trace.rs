@@ -56,6 +56,37 @@ pub fn count<T>(events: &[Event], run: impl FnOnce() -> Result<T>) -> Result<(T,
     Ok((result?, hits?))
 }
 
+/// How long each call of `function` by one of the threads `pids` took while `run` ran, in microseconds.
+/// Tracing is part of it.
+pub fn durations(
+    function: &str,
+    pids: &[u32],
+    run: impl FnOnce() -> Result<()>,
+) -> Result<Vec<f64>> {
+    prepare()?;
+    let set = |file: &str, value: &str| write(Path::new(TRACEFS).join(file), value);
+    set("current_tracer", "nop")?;
+    set("buffer_size_kb", "40000")?;
+    set("set_ftrace_filter", function)?;
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    set("set_ftrace_pid", &pids.join(" "))?;
+    set("current_tracer", "function_graph")?;
+    set("tracing_on", "1")?;
+    let result = run();
+    set("tracing_on", "0")?;
+    let text = read(Path::new(TRACEFS).join("trace"))?;
+    set("current_tracer", "nop")?;
+    set("set_ftrace_filter", "")?;
+    set("set_ftrace_pid", "")?;
+    set("tracing_on", "1")?;
+    result?;
+    let calls = text.lines().filter_map(|line| {
+        let (time, _) = line.split_once(" us")?;
+        time.split_whitespace().last()?.parse().ok()
+    });
+    Ok(calls.collect())
+}
+
 fn prepare() -> Result<()> {
     if Path::new(TRACEFS).join("events").exists() {
         return Ok(());

@@ -22,7 +22,7 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
     pub name: String,
-    /// Of one round each: those with the same place in two subjects were measured one after the other.
+    /// Those with the same place in two subjects were measured one after the other, if both have as many.
     pub values: Vec<f64>,
 }
 
@@ -90,6 +90,9 @@ impl Figures {
 impl Subject {
     /// Round by round, how many times what `base` has.
     pub fn ratio_to(&self, base: &Self) -> Option<Median> {
+        if self.values.len() != base.values.len() {
+            return None;
+        }
         let pairs = self.values.iter().zip(&base.values);
         median(&pairs.map(|(own, base)| own / base).collect::<Vec<_>>())
     }
@@ -182,6 +185,17 @@ mod tests {
         assert!([ratio.value, from, to]
             .iter()
             .all(|r| (r - 3.0).abs() < 1e-9));
+    }
+
+    #[test]
+    fn subjects_of_which_one_has_more_values_have_no_ratio() {
+        let of = |count: u32| Subject {
+            name: String::new(),
+            values: (1..=count).map(f64::from).collect(),
+        };
+        assert!(of(4).ratio_to(&of(4)).is_some());
+        assert!(of(1).ratio_to(&of(2)).is_none());
+        assert!(of(8).ratio_to(&of(4)).is_none());
     }
 
     #[test]

@@ -29,6 +29,11 @@ const EACH: usize = 100;
 const MOST: usize = 20_000;
 /// Frames each way to see that the guest is alive.
 const FEW: usize = 3;
+/// Of 13 that kmemleak-test leaks, 8 from slabs and 5 from vmalloc, this many are found: whoever has allocated or freed
+/// memory before may have left pointers to the rest.
+const LEAKS_FOUND: usize = 8;
+/// Such pointers go as the kernel works on.
+const SEARCHES: usize = 10;
 
 /// How many allocations of this thread succeed until one fails.
 struct FailNth(File);
@@ -149,16 +154,20 @@ pub fn leaks_are_found(_: &Bed) -> Result<()> {
         return Ok(());
     }
     kernel::leaks(true)?;
+    // It stays: frames of a module that is gone have the names of what is loaded in its place, and one of its leaks that is
+    // found late would be ours.
     command::run("modprobe kmemleak-test")?;
-    // Before it goes: frames of a module that is gone have no names.
-    let leaks = kernel::leaks(true)?;
-    command::run("rmmod kmemleak_test")?;
-    let found = leaks.iter().filter(|leak| leak.contains("kmemleak_test"));
-    let (found, all) = (found.count(), leaks.len());
-    println!("    {found} leaks of the module found, {all} in all");
-    // 8 from slabs and 5 from vmalloc; a stale pointer on a stack may hide one or two.
-    ensure!(found >= 8, "only {found} of 13 leaks found");
-    Ok(())
+    let mut found = 0;
+    for search in 1..=SEARCHES {
+        let leaks = kernel::leaks(true)?;
+        let of_module = leaks.iter().filter(|leak| leak.contains("kmemleak_test"));
+        found += of_module.count();
+        println!("    {found} leaks of the module found after {search} searches");
+        if found >= LEAKS_FOUND {
+            return Ok(());
+        }
+    }
+    bail!("only {found} of 13 leaks found")
 }
 
 /// Opening a VF; one that was refused opens the next time.

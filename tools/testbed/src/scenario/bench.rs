@@ -3,8 +3,13 @@
 //! machine that is slower for a while is so for all.
 
 mod emulated;
+mod guest;
+mod memory;
 mod migrations;
+mod profile;
+mod rings;
 mod steady;
+mod together;
 
 use std::path::Path;
 use std::rc::Rc;
@@ -13,17 +18,23 @@ use std::time::Duration;
 use anyhow::{bail, Result};
 
 use super::bed::{require_ping, Bed};
+use super::loss::Deaf;
 use crate::bench::{figures_file, Figures};
 use crate::host;
 use crate::job::{self, Job, SHARE};
 use crate::l2::L2;
 use crate::load::{self, Load};
 use crate::namespace;
+use crate::status::Status;
 use crate::tap::Tap;
 
 pub use emulated::{captures, emulated};
+pub use memory::memory;
 pub use migrations::migrations;
+pub use profile::profile;
+pub use rings::rings;
 pub use steady::steady;
+pub use together::together;
 
 /// Long enough for a TCP connection to find its speed.
 const LOAD_TIME: Duration = Duration::from_secs(2);
@@ -33,7 +44,7 @@ pub const VFIO_PCI: &str = "vfio-pci";
 pub const VHOST: &str = "virtio-net, vhost";
 pub const FAILOVER: &str = "failover pair";
 
-/// What has been measured so far, kept in the share: an L1 that dies leaves what it had.
+/// What has been measured so far, kept in the share after each round: an L1 that dies leaves what it had.
 struct Record {
     part: &'static str,
     rounds: u32,
@@ -56,9 +67,29 @@ impl Record {
         self.figures.note(self.part, what, unit, subject, value);
     }
 
+    /// What of a migration from VF `left` to VF `arrived` was ours.
+    fn note_phases(&mut self, subject: &str, left: &str, arrived: &str) -> Result<()> {
+        let (source, destination) = (Status::read(left)?, Status::read(arrived)?);
+        let deaf = Deaf::between(&source, &destination)?.switch;
+        for (what, ns) in [
+            ("deaf", deaf.end.saturating_sub(deaf.start)),
+            ("capture", source.number("capture_ns")?),
+            ("stop", source.number("stop_ns")?),
+            ("resume", destination.number("resume_ns")?),
+            ("release", destination.number("release_ns")?),
+        ] {
+            self.note(what, "ms", subject, ms(ns));
+        }
+        Ok(())
+    }
+
     fn save(&self) -> Result<()> {
         job::save(&figures_file(Path::new(SHARE), self.part), &self.figures)
     }
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
 }
 
 /// One of the guest's interfaces, in a network of its own.
@@ -102,6 +133,15 @@ fn vf(bed: &Bed, number: usize, driver: &str, mac: &str) -> Result<String> {
     let vf = bed.host.vf(0, number)?;
     host::bind(&vf, driver)?;
     Ok(vf)
+}
+
+/// The VFs of that number of both PFs, for a guest that goes from one to the other.
+fn bind_both(bed: &Bed, number: usize, driver: &str, mac: &str) -> Result<()> {
+    for pf in 0..bed.host.pfs.len() {
+        bed.host.pin_mac(pf, number, mac)?;
+        host::bind(&bed.host.vf(pf, number)?, driver)?;
+    }
+    Ok(())
 }
 
 fn tap(bed: &Bed, pf: usize, name: &str, mac: &str) -> Result<Rc<Tap>> {

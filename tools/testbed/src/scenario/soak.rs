@@ -2,11 +2,10 @@
 //! A leg of a soak: one guest that migrates to and fro, or nearly, under pings and a TCP stream, and the figures of each
 //! migration.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, Result};
 
 use super::bed::{require_assigned, require_narrow, require_tracked, Bed, Traffic};
 use super::loss::{Deaf, Ledger};
@@ -81,7 +80,8 @@ pub fn soak(bed: &Bed) -> Result<()> {
             // None, if it was cancelled.
             deaf_us: deaf.switch.end.saturating_sub(deaf.switch.start) / 1000,
             lost_datagrams: [loss.capture, loss.switch, loss.release],
-            kernel_kib: kernel_kib()?,
+            lost_stalled: loss.stalled,
+            kernel_kib: kernel::memory_kib()?,
         });
         // After each, so that what an L1 that dies has done still counts.
         job::save(&Migration::file(Path::new(SHARE)), &done)?;
@@ -106,24 +106,4 @@ fn migrate_and_cancel(source: &mut L2, destination: &mut L2, after: Duration) ->
         status => bail!("cancelled after {after:?}, and {status}: {}", report.error),
     }
     Ok(report)
-}
-
-/// Memory that is neither free nor a process's nor a cache's: slabs, stacks, page tables, and pages that drivers took.
-fn kernel_kib() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let of = |key: &str| -> Result<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-            .with_context(|| format!("/proc/meminfo has no {key}"))
-    };
-    let known = [
-        "MemFree:",
-        "Buffers:",
-        "Cached:",
-        "AnonPages:",
-        "SReclaimable:",
-    ];
-    known.into_iter().try_fold(of("MemTotal:")?, |left, key| {
-        Ok(left.saturating_sub(of(key)?))
-    })
 }

@@ -7,10 +7,11 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
-use super::{run_loads, tap, vf, Record, Subject, SEMIASSIGN, VHOST};
+use super::{ms, run_loads, tap, vf, Record, Subject, SEMIASSIGN, VHOST};
 use crate::host::{self, GUEST_IP};
+use crate::kernel;
 use crate::l2::{Options, L2};
 use crate::load::{self, Load};
 use crate::migration;
@@ -31,33 +32,32 @@ pub fn emulated(bed: &Bed) -> Result<()> {
         run_loads(&mut record, round, &[ours("assigned"), others("vhost")])?;
         println!("@progress emulated, round {}", round + 1);
         begin(&mut guest)?;
-        let (before, spent) = (Status::read(&guest.vf)?, worker_ns()?);
+        let workers = Workers::of_all_vfs()?;
+        let (before, spent) = (Status::read(&guest.vf)?, workers.spent_ns()?);
         run_loads(
             &mut record,
             round,
             &[ours("emulated"), others("vhost, tracked")],
         )?;
         let after = Status::read(&guest.vf)?;
-        let frames =
-            |s: &Status| -> Result<u64> { Ok(s.number("tx_frames")? + s.number("rx_frames")?) };
         let relayed = frames(&after)? - frames(&before)?;
         record.note(
             "CPU of the worker",
             "us a frame",
             "emulated",
-            (worker_ns()? - spent) as f64 / 1e3 / relayed as f64,
+            (workers.spent_ns()? - spent) as f64 / 1e3 / relayed as f64,
         );
-        idle(&mut record)?;
+        note_idle(&mut record, &workers)?;
         cancel(&mut guest)?;
     }
     record.save()
 }
 
 /// Nothing is sent for a while: what a VF costs that idles.
-fn idle(record: &mut Record) -> Result<()> {
-    let (spent, since) = (worker_ns()?, Instant::now());
+pub(super) fn note_idle(record: &mut Record, workers: &Workers) -> Result<()> {
+    let (spent, since) = (workers.spent_ns()?, Instant::now());
     std::thread::sleep(IDLE);
-    let share = (worker_ns()? - spent) as f64 / since.elapsed().as_nanos() as f64;
+    let share = (workers.spent_ns()? - spent) as f64 / since.elapsed().as_nanos() as f64;
     record.note(
         "idle: CPU of the worker",
         "% of a core",
@@ -94,17 +94,26 @@ pub fn captures(bed: &Bed) -> Result<()> {
 }
 
 fn capture_and_release(record: &mut Record, guest: &mut L2) -> Result<()> {
+    let before = kernel::memory_kib()?;
     begin(guest)?;
+    let captured = kernel::memory_kib()?;
     cancel(guest)?;
+    // QEMU's own bitmaps are part of it, and the buffers of the loads are noise.
+    record.note(
+        "kernel memory of a captured VF, and a migration",
+        "MiB",
+        SEMIASSIGN,
+        (captured as f64 - before as f64) / 1024.0,
+    );
     let status = Status::read(&guest.vf)?;
     for (what, key) in [("capture", "capture_ns"), ("release", "release_ns")] {
-        record.note(what, "ms", SEMIASSIGN, status.number(key)? as f64 / 1e6);
+        record.note(what, "ms", SEMIASSIGN, ms(status.number(key)?));
     }
     record.save()
 }
 
 /// With a VF of ours, and an interface of vhost to compare it with.
-fn guest(bed: &Bed) -> Result<(L2, impl Fn(&'static str) -> Subject)> {
+pub(super) fn guest(bed: &Bed) -> Result<(L2, impl Fn(&'static str) -> Subject)> {
     host::load_semiassign()?;
     bed.host.create_vfs(1)?;
     let vf = vf(bed, 0, "semiassign", GUEST_MAC)?;
@@ -123,16 +132,17 @@ fn guest(bed: &Bed) -> Result<(L2, impl Fn(&'static str) -> Subject)> {
     Ok((guest, vhost))
 }
 
-fn begin(guest: &mut L2) -> Result<()> {
+pub(super) fn begin(guest: &mut L2) -> Result<()> {
+    migration::prepare_for_nobody(guest)?;
     migration::slow_down(guest)?;
     migration::start(guest, NOWHERE)?;
     wait_precopy(guest)
 }
 
-fn cancel(guest: &mut L2) -> Result<()> {
+pub(super) fn cancel(guest: &mut L2) -> Result<()> {
     guest.cmd("migrate_cancel")?;
     let report = migration::wait(guest)?;
-    anyhow::ensure!(
+    ensure!(
         report.status == "cancelled",
         "a migration to nowhere has {}",
         report.status
@@ -140,22 +150,38 @@ fn cancel(guest: &mut L2) -> Result<()> {
     require_assigned(&guest.vf).map(drop)
 }
 
-/// What the threads that serve VFs have spent.
-fn worker_ns() -> Result<u64> {
-    let mut sum = 0;
-    for process in fs::read_dir("/proc")?.flatten() {
-        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        if !name.starts_with("semiassign") {
-            continue;
+/// Both ways.
+pub(super) fn frames(status: &Status) -> Result<u64> {
+    Ok(status.number("tx_frames")? + status.number("rx_frames")?)
+}
+
+/// The threads that serve VFs: of those, only the one of a VF that is captured has anything to do.
+pub(super) struct Workers {
+    pub(super) pids: Vec<u32>,
+}
+
+impl Workers {
+    pub(super) fn of_all_vfs() -> Result<Self> {
+        let mut pids = Vec::new();
+        for process in fs::read_dir("/proc")?.flatten() {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            if name.starts_with("semiassign") {
+                pids.push(process.file_name().to_string_lossy().parse()?);
+            }
         }
-        let Ok(text) = fs::read_to_string(process.path().join("schedstat")) else {
-            continue;
-        };
-        let spent = text
-            .split_whitespace()
-            .next()
-            .and_then(|ns| ns.parse::<u64>().ok());
-        sum += spent.with_context(|| format!("no time in {text:?}"))?;
+        ensure!(!pids.is_empty(), "no VF is served");
+        Ok(Self { pids })
     }
-    Ok(sum)
+
+    /// What they have spent.
+    pub(super) fn spent_ns(&self) -> Result<u64> {
+        let of = |pid: &u32| -> Result<u64> {
+            let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+            let spent = text.split_whitespace().next();
+            spent
+                .and_then(|ns| ns.parse().ok())
+                .with_context(|| format!("no time in {text:?}"))
+        };
+        self.pids.iter().map(of).sum()
+    }
 }

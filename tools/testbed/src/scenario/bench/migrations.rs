@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
-use super::{join_network, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
+use super::{bind_both, join_network, ms, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
 use crate::clock::{self, wait_for, wait_looking_every};
 use crate::host;
 use crate::l2::{Options, L2};
@@ -15,8 +15,7 @@ use crate::migration;
 use crate::ping::Pinger;
 use crate::probe::Probe;
 use crate::scenario::bed::{require_assigned, Bed, SOON};
-use crate::scenario::loss::{settled, Deaf};
-use crate::status::Status;
+use crate::scenario::loss::settled;
 use crate::tap::Tap;
 
 /// A migration takes less time than the loads of another part's round, and says less.
@@ -51,9 +50,9 @@ pub fn migrations(bed: &Bed) -> Result<()> {
             contender
                 .migrate(bed, &mut record)
                 .with_context(|| format!("{name}, round {}", round + 1))?;
-            record.save()?;
         }
         contenders.rotate_right(first);
+        record.save()?;
     }
     Ok(())
 }
@@ -67,14 +66,10 @@ impl Contender {
                 .map(|pf| tap(bed, &subject, pf))
                 .collect::<Result<_>>()?,
         };
-        for pf in 0..2 {
-            let (number, driver) = match subject.name {
-                SEMIASSIGN => (0, "semiassign"),
-                FAILOVER => (1, "vfio-pci"),
-                _ => continue,
-            };
-            bed.host.pin_mac(pf, number, &mac)?;
-            host::bind(&bed.host.vf(pf, number)?, driver)?;
+        match subject.name {
+            SEMIASSIGN => bind_both(bed, 0, "semiassign", &mac)?,
+            FAILOVER => bind_both(bed, 1, "vfio-pci", &mac)?,
+            _ => {}
         }
         join_network(bed, subject.network)?;
         if let Some(tap) = taps.first() {
@@ -146,7 +141,6 @@ impl Contender {
         let gap_out = probe.longest_gap(from);
         probe.finish()?;
         let pings = pinger.finish()?;
-        let ms = |ns: u64| ns as f64 / 1e6;
         for (what, unit, value) in [
             ("QEMU's downtime", "ms", report.downtime_ms as f64),
             ("QEMU's total time", "ms", report.total_ms as f64),
@@ -157,6 +151,11 @@ impl Contender {
                 ms(pings.longest_gap.as_nanos() as u64),
             ),
             ("lost to the guest", "datagrams", f64::from(lost_in)),
+            (
+                "lost by the guest's own socket",
+                "datagrams",
+                f64::from(after.overflowed.saturating_sub(before.overflowed)),
+            ),
             ("lost from the guest", "datagrams", f64::from(lost_out)),
             (
                 "doubled or late, to the guest",
@@ -172,26 +171,10 @@ impl Contender {
             record.note(what, unit, name, value);
         }
         if name == SEMIASSIGN {
-            self.note_phases(record, &left.vf, report.device_bytes)?;
+            record.note_phases(name, &left.vf, &self.guest.vf)?;
+            record.note("device state", "bytes", name, report.device_bytes as f64);
         }
         left.quit()
-    }
-
-    /// What of the time was ours.
-    fn note_phases(&self, record: &mut Record, left: &str, bytes: u64) -> Result<()> {
-        let (source, destination) = (Status::read(left)?, Status::read(&self.guest.vf)?);
-        let deaf = Deaf::between(&source, &destination)?.switch;
-        for (what, value) in [
-            ("deaf", deaf.end.saturating_sub(deaf.start)),
-            ("capture", source.number("capture_ns")?),
-            ("stop", source.number("stop_ns")?),
-            ("resume", destination.number("resume_ns")?),
-            ("release", destination.number("release_ns")?),
-        ] {
-            record.note(what, "ms", SEMIASSIGN, value as f64 / 1e6);
-        }
-        record.note("device state", "bytes", SEMIASSIGN, bytes as f64);
-        Ok(())
     }
 
     fn wait_completed(&self) -> Result<()> {

@@ -22,20 +22,32 @@ pub fn steady(bed: &Bed) -> Result<()> {
     let mut record = Record::begin("steady")?;
     host::load_semiassign()?;
     let rounds = record.rounds;
-    // An emulated PF is not equally fast for each of its VFs, so that each is somebody else's in the second half.
-    for (ours, rounds) in [(0, 0..rounds.div_ceil(2)), (1, rounds.div_ceil(2)..rounds)] {
-        live(bed, &mut record, ours, rounds)?;
+    // An emulated PF is not equally fast for each of its VFs, nor the guest for each of its interfaces, so that each is
+    // somebody else's as often.
+    let lives = [(0, true), (1, true), (0, false), (1, false)];
+    for (number, (ours, first)) in (0..).zip(lives) {
+        let rounds = rounds * number / 4..rounds * (number + 1) / 4;
+        if !rounds.is_empty() {
+            live(bed, &mut record, ours, first, rounds)?;
+        }
     }
     record.save()
 }
 
-/// The life of a guest in which VF `ours` is on semiassign.
-fn live(bed: &Bed, record: &mut Record, ours: usize, rounds: Range<u32>) -> Result<()> {
+/// The life of a guest in which VF `ours` is on semiassign, and its `first` interface or its second.
+fn live(
+    bed: &Bed,
+    record: &mut Record,
+    ours: usize,
+    first: bool,
+    rounds: Range<u32>,
+) -> Result<()> {
     bed.host.create_vfs(2)?;
     let plain = vf(bed, 1 - ours, "vfio-pci", OTHER_MAC)?;
     let ours = vf(bed, ours, "semiassign", GUEST_MAC)?;
     let options = Options {
         plain_vfs: vec![plain.clone()],
+        vf_slot: if first { 2 } else { 4 },
         taps: vec![tap(bed, 0, "tap0", TAP_MAC)?],
         ..Options::default()
     };
@@ -43,9 +55,9 @@ fn live(bed: &Bed, record: &mut Record, ours: usize, rounds: Range<u32>) -> Resu
     let subjects = [VFIO_PCI, SEMIASSIGN, VHOST];
     let subjects = subjects.map(|name| {
         let (network, netdev) = match name {
-            SEMIASSIGN => (0, "eth0"),
-            VFIO_PCI => (1, "eth1"),
-            _ => (2, "eth2"),
+            VHOST => (2, "eth2"),
+            name if (name == SEMIASSIGN) == first => (0, "eth0"),
+            _ => (1, "eth1"),
         };
         (Subject { name, network }, netdev)
     });
@@ -60,7 +72,10 @@ fn live(bed: &Bed, record: &mut Record, ours: usize, rounds: Range<u32>) -> Resu
         run_loads(record, round, &subjects)?;
     }
     let [by_vfio_pci, by_us, _] = &subjects;
-    let slots = [(by_vfio_pci, plain.as_str(), "03"), (by_us, &ours, "02")];
+    let slots = [
+        (by_vfio_pci, plain.as_str(), "03"),
+        (by_us, &ours, if first { "02" } else { "04" }),
+    ];
     count_exits(record, &mut guest, slots)?;
     let captures = require_assigned(&ours)?.number("captures")?;
     record.note(
