@@ -50,7 +50,7 @@ demo: modules bed ## migrate a guest from a VF of one PF to a VF of the other, u
 demo-two-hosts: modules bed ## the same between two hosts on one segment, there and back, and a migration that is cancelled
 	@$(BED) demo-two-hosts
 
-test: modules bed ## form, host-side tests, then the end-to-end scenarios: core ones on stock and all on debug, or all on KERNEL; T=name chooses scenarios only, T=core the core ones
+test: modules bed ## form, host-side tests, then the end-to-end scenarios: each on stock or debug, where it tells most, or all on KERNEL; T=name chooses scenarios only
 	@tools/run-tests $(T)
 
 kunit: ## the suites that only the kernel can run, in L1 with the full kernel (or KERNEL=debug)

@@ -50,6 +50,17 @@ pub struct Run {
     pub fatal: Vec<String>,
 }
 
+impl Run {
+    /// Why the one thing that L1 was to do has failed, if it has. What its kernel complains of is the cause rather than what came
+    /// of it.
+    pub fn failure(&self) -> Option<String> {
+        let unanswered = || "L1 ended or hung in it".to_owned();
+        let verdict = self.outcome.verdicts.first();
+        let failure = verdict.map_or_else(|| Some(unanswered()), |v| v.failure.clone());
+        self.fatal.first().cloned().or(failure)
+    }
+}
+
 /// The build folder under the name that the user of the host knows.
 pub fn host_path(path: &Path) -> String {
     match (

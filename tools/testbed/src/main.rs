@@ -62,8 +62,8 @@ enum Command {
     Demo,
     /// The same between two hosts on one segment, there and back, and a migration that is cancelled
     DemoTwoHosts,
-    /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between; "core" is
-    /// the name of the core ones
+    /// Run the end-to-end scenarios, or those whose name contains NAME, or one of several with commas between; "stock" and
+    /// "debug" are those that the whole test runs on that kernel
     Test { name: Option<String> },
     /// Migrate a guest to and fro COUNT times in all; what was done before counts
     Soak {
@@ -103,14 +103,9 @@ fn main() -> ExitCode {
             Command::Soak { count, cancel } => soak::soak(count, cancel),
             Command::Bench { part, rounds } => bench::bench(part.as_deref(), rounds),
             Command::List => {
-                scenario::ALL.iter().for_each(|s| {
-                    println!(
-                        "{:37} {:4} {}",
-                        s.name,
-                        if s.core { "core" } else { "" },
-                        s.about
-                    )
-                });
+                scenario::ALL
+                    .iter()
+                    .for_each(|s| println!("{:37} {:12} {}", s.name, s.on.join(" "), s.about));
                 Ok(true)
             }
             Command::Inside => inside::main(),

@@ -126,20 +126,13 @@ pub fn soak(count: u32, cancel: bool) -> Result<bool> {
         )?;
         soak.running = false;
         let done = migrations(&run.folder);
-        let why = match run.outcome.verdicts.first() {
-            None => Some("L1 ended or hung in it".to_owned()),
-            Some(verdict) if verdict.failure.is_some() => verdict.failure.clone(),
-            Some(_) if done.len() != leg as usize => Some(format!(
-                "passed, and noted {} of {leg} migrations",
-                done.len()
-            )),
-            Some(_) => None,
+        let short = || {
+            (done.len() != leg as usize)
+                .then(|| format!("passed, and noted {} of {leg} migrations", done.len()))
         };
         soak.failure = run
-            .fatal
-            .first()
-            .cloned()
-            .or(why)
+            .failure()
+            .or_else(short)
             .map(|why| format!("{why}; logs: {}", host_path(&run.folder)));
         soak.legs.push(done);
         job::save(&file, &soak)?;

@@ -19,19 +19,7 @@ pub fn demo() -> Result<bool> {
         &Job::Demo,
         Duration::from_secs(400) * kernel::patience(),
     )?;
-    let logs = host_path(&run.folder);
-    let failure = match run.outcome.verdicts.first() {
-        None => Some("L1 ended without a verdict".to_owned()),
-        Some(verdict) => verdict.failure.clone(),
-    };
-    match failure.or_else(|| run.fatal.first().cloned()) {
-        None => println!("demo: passed; logs: {logs}"),
-        Some(why) => {
-            println!("demo: FAILED: {why}\ndemo: logs of L1 and the guests: {logs}");
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    Ok(passed("demo", &run))
 }
 
 /// The demo between two hosts.
@@ -41,22 +29,24 @@ pub fn two_hosts() -> Result<bool> {
         [&Job::FirstHost, &Job::SecondHost],
         Duration::from_secs(600) * kernel::patience(),
     )?;
-    let mut good = true;
-    for run in runs {
-        let failure = match run.outcome.verdicts.first() {
-            None => Some("L1 ended without a verdict".to_owned()),
-            Some(verdict) => verdict.failure.clone(),
-        };
-        let logs = host_path(&run.folder);
-        match failure.or_else(|| run.fatal.first().cloned()) {
-            None => println!("two hosts: passed; logs: {logs}"),
-            Some(why) => {
-                println!("two hosts: FAILED: {why}\ntwo hosts: logs: {logs}");
-                good = false;
-            }
+    // Each of them is told.
+    Ok(runs
+        .map(|run| passed("two hosts", &run))
+        .iter()
+        .all(|good| *good))
+}
+
+/// Tells how a run of `what` ended.
+fn passed(what: &str, run: &Run) -> bool {
+    let logs = host_path(&run.folder);
+    match run.failure() {
+        None => println!("{what}: passed; logs: {logs}"),
+        Some(why) => {
+            println!("{what}: FAILED: {why}\n{what}: logs of L1 and the guests: {logs}");
+            return false;
         }
     }
-    Ok(good)
+    true
 }
 
 /// Runs the scenarios, or those with one of the comma-separated words in their name.
