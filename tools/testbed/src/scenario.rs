@@ -104,7 +104,7 @@ pub const ALL: &[Scenario] = scenarios! {
     faults::guest_driver_in_every_phase on debug: "the guest's driver is loaded again, or plays with the command register",
     faults::cancelled_in_every_phase on debug: "a migration is cancelled in each state that saves",
     faults::module_stays_in_every_phase on debug: "rmmod while the VF is open",
-    faults::vfs_go_in_every_phase on debug: "VFs are removed, or their PF is unbound, while they are open",
+    faults::vfs_go_in_every_phase on both: "VFs are removed, or their PF is unbound, while they are open",
     garbage::garbage_rings_hurt_only_their_queue on debug: "rings, tails and descriptors that make no sense",
     selftests::vfio_selftests on debug: "VFIO's own tests, before and after a capture, where they were built with the kernel",
     kunit::kunit_suites on debug: "what only the kernel can test, where it has KUnit",
