@@ -13,12 +13,12 @@ use nix::errno::Errno;
 
 use super::bed::{require_assigned, Bed};
 use super::cell::CHUNK;
-use super::vmm_bed::{memory, peer, require_usable, vfs, QuietConsole, LAP, MAC};
+use super::vmm_bed::{memory, overfill, peer, require_usable, vfs, QuietConsole, LAP, MAC};
 use crate::vmm::device::Device;
 use crate::vmm::guest::Guest;
 use crate::vmm::memory::Memory;
 use crate::vmm::migration::{errno, save, State};
-use crate::vmm::traffic::{exchange, Peer};
+use crate::vmm::traffic::{drain, exchange, Peer};
 use crate::vmm::Machine;
 use crate::{command, kernel};
 
@@ -29,6 +29,8 @@ const EACH: usize = 100;
 const MOST: usize = 20_000;
 /// Frames each way to see that the guest is alive.
 const FEW: usize = 3;
+/// Frames that wait while an image is read: some 43 KB, more than it has room for from PRE_COPY on.
+const WAITING: usize = 64;
 /// Of 13 that kmemleak-test leaks, 8 from slabs and 5 from vmalloc, this many are found: whoever has allocated or freed
 /// memory before may have left pointers to the rest.
 const LEAKS_FOUND: usize = 8;
@@ -241,26 +243,46 @@ impl Source<'_> {
 }
 
 impl Source<'_> {
-    /// A read that was refused ends the migration, in whichever state.
     fn reads(&mut self, fail: &FailNth) -> Result<()> {
         for state in [State::PreCopy, State::PreCopyP2p, State::StopCopy] {
-            Tally::of(&format!("read in {state:?}"), fail, |run| {
-                let mut file = self.device.open_data(State::PreCopy)?;
-                if state != State::PreCopy {
-                    self.device.go(state)?;
-                }
-                let (mut result, mut part) = (Ok(0), vec![0; CHUNK]);
-                run(&mut || result = file.read(&mut part))?;
-                let refused = match result {
-                    Ok(_) => false,
-                    Err(error) => is_out_of_memory(errno(&error))?,
-                };
-                self.device.go(State::Running)?;
-                drop(file);
-                self.require_unharmed().map(|()| refused)
-            })?;
+            self.reads_in(state, 0, fail)?;
         }
+        let tally = self.reads_in(State::StopCopy, WAITING, fail)?;
+        ensure!(tally.tried > 0, "many frames took no memory");
         Ok(())
+    }
+
+    /// A read that was refused ends the migration, in whichever state. In STOP_COPY the whole image is read, with the frames that
+    /// wait for a guest that takes none.
+    fn reads_in(&mut self, state: State, waiting: usize, fail: &FailNth) -> Result<Tally> {
+        let what = format!("read in {state:?}, {waiting} frames waiting");
+        Tally::of(&what, fail, |run| {
+            let mut file = self.device.open_data(State::PreCopy)?;
+            if waiting > 0 {
+                drain(&mut self.guest)?;
+                overfill(self.vf, &self.guest, self.peer, waiting)?;
+            }
+            if state != State::PreCopy {
+                self.device.go(state)?;
+            }
+            // Touched before, or the allocation that fails is one of a page for it.
+            let (mut result, mut part) = (Ok(0), vec![1; CHUNK]);
+            run(&mut || loop {
+                result = file.read(&mut part);
+                if state != State::StopCopy || !matches!(result, Ok(1..)) {
+                    break;
+                }
+            })?;
+            let refused = match result {
+                Ok(_) => false,
+                Err(error) => is_out_of_memory(errno(&error))?,
+            };
+            self.device.go(State::Running)?;
+            // Also what has waited.
+            exchange(&mut self.guest, self.peer, FEW)?;
+            drop(file);
+            self.require_unharmed().map(|()| refused)
+        })
     }
 
     /// Nobody hears of a release that was not possible: it is tried again.

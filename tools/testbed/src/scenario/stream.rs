@@ -9,7 +9,7 @@ use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 
 use super::bed::{require_assigned, Bed, SOON};
-use super::vmm_bed::{memory, peer, vfs, QuietConsole, LAP, MAC};
+use super::vmm_bed::{memory, overfill, peer, vfs, QuietConsole, LAP, MAC};
 use crate::clock::wait_for;
 use crate::host::VLAN;
 use crate::status::Status;
@@ -120,19 +120,10 @@ fn save_with_held_frames(
     guest: &Guest<'_>,
     peer: &Peer,
 ) -> Result<(Vec<u8>, BTreeSet<u32>)> {
-    let numbers = new_numbers(SLOTS - 1 + HELD);
     let before = Status::read(vf)?.number("held_frames")?;
+    let mut numbers = 0..0;
     let (image, _file) = save(device, || {
-        let had = Status::read(vf)?.number("rx_frames")?;
-        for number in numbers.clone() {
-            peer.send(&peer.frame_to(guest.mac, number))?;
-        }
-        wait_for("the guest's ring to be full", SOON, || {
-            let now = Status::read(vf)?.number("rx_frames")?;
-            Ok((now - had >= SLOTS as u64 - 1).then_some(()))
-        })?;
-        // The others have followed through the same wire; some time for them, and none is needed by the test.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        numbers = overfill(vf, guest, peer, HELD)?;
         Ok(())
     })?;
     let held = Status::read(vf)?.number("held_frames")? - before;

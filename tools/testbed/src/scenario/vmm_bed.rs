@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the scenarios without an L2 have in common.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use anyhow::{anyhow, ensure, Context, Result};
 
 use super::bed::{require_assigned, Bed, Vfs, SOON};
 use crate::clock::wait_for;
-use crate::vmm::guest::{Guest, Mac};
+use crate::status::Status;
+use crate::vmm::guest::{Guest, Mac, SLOTS};
 use crate::vmm::memory::Memory;
 use crate::vmm::migration::State;
-use crate::vmm::traffic::{exchange, Peer};
+use crate::vmm::traffic::{exchange, new_numbers, Peer};
 use crate::vmm::{Machine, RAM_BYTES};
 use crate::{command, kernel};
 
@@ -37,6 +41,23 @@ pub fn require_usable(vf: &str, machine: &Machine, memory: &Memory, peer: &Peer)
     let mut guest =
         Guest::start(&machine.device, memory, MAC).context("the driver cannot start")?;
     exchange(&mut guest, peer, LAP).map(drop)
+}
+
+/// Has frames arrive at an emulated VF until the ring of its guest, which takes none, is full, and `more` behind them: their
+/// numbers.
+pub fn overfill(vf: &str, guest: &Guest<'_>, peer: &Peer, more: usize) -> Result<Range<u32>> {
+    let numbers = new_numbers(SLOTS - 1 + more);
+    let had = Status::read(vf)?.number("rx_frames")?;
+    for number in numbers.clone() {
+        peer.send(&peer.frame_to(guest.mac, number))?;
+    }
+    wait_for("the guest's ring to be full", SOON, || {
+        let now = Status::read(vf)?.number("rx_frames")?;
+        Ok((now - had >= SLOTS as u64 - 1).then_some(()))
+    })?;
+    // The others have followed through the same wire; some time for them, and none is needed by a test.
+    std::thread::sleep(Duration::from_millis(200));
+    Ok(numbers)
 }
 
 /// Does `work` on a thread that may hang: then the scenario fails, and the kernel's log says where.
