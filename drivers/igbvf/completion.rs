@@ -20,6 +20,9 @@ impl Queue {
                 break;
             };
             if !is_done(q, io.mirror, &packet) {
+                // What goes out again goes with its contexts, though the head may be past the descriptors that they came in, if
+                // these were a packet of their own.
+                self.note_done(q, io.mirror, &packet);
                 break;
             }
             if self.orphans > 0 {
@@ -51,7 +54,7 @@ impl Queue {
         self.count > 0 && oldest.is_some_and(|packet| is_done(q, area, packet))
     }
 
-    /// Remembers the contexts that went out with a packet of the guest: they are where the device has found
+    /// Remembers the contexts that go out with a packet of the guest: they are where the device has found
     /// them, without RS, so that it has written nothing there.
     fn note_done(&mut self, q: usize, area: &mut dyn Area, packet: &Packet) {
         let (Some(last), true) = (packet.slot, packet.descs > 0) else {

@@ -112,13 +112,7 @@ pub(crate) fn peek_mirror(
     let mut frame = Frame::new();
     let mut slot = next;
     for n in 1..=MAX_PIECES as u32 {
-        let mut bytes = [0; DESC_BYTES];
-        area.read(mirror::rx_slot(q, slot), &mut bytes);
-        // One copy, and only that: the device is not trusted.
-        let Desc([types, hash, status, tail]) = Desc::from_bytes(bytes);
-        if status & DD == 0 {
-            return None;
-        }
+        let Desc([types, hash, status, tail]) = written_back(q, slot, area)?;
         let len = ((tail & 0xffff) as usize).min(RX_BUFFER_BYTES);
         frame.push(mirror::rx_buffer(q, slot), len);
         if status & RX_EOP != 0 {
@@ -136,10 +130,74 @@ pub(crate) fn peek_mirror(
     Some((MAX_PIECES as u32, None))
 }
 
+/// The descriptor of slot `slot`, once the device has written it.
+fn written_back(q: usize, slot: u32, area: &mut dyn Area) -> Option<Desc> {
+    let at = mirror::rx_slot(q, slot);
+    let mut status = [0; 4];
+    area.read(at.saturating_add(8), &mut status);
+    if u32::from_le_bytes(status) & DD == 0 {
+        return None;
+    }
+    // ORDER: DD was seen by an earlier call. Within one, parts that were copied before the part with DD may be older than that.
+    let mut bytes = [0; DESC_BYTES];
+    area.read(at, &mut bytes);
+    // This copy, and only that: the device is not trusted.
+    let Desc([_, _, status, _]) = Desc::from_bytes(bytes);
+    (status & DD != 0).then_some(Desc::from_bytes(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use model::mock::Mirror;
+
+    /// Its device writes a descriptor in the middle of a read, which copies from the lowest byte on.
+    struct Racing {
+        area: Mirror,
+        reads: usize,
+        desc: Desc,
+    }
+
+    impl Area for Racing {
+        fn iova(&self) -> Iova {
+            self.area.iova()
+        }
+
+        fn len(&self) -> usize {
+            self.area.len()
+        }
+
+        fn read(&mut self, at: usize, buf: &mut [u8]) {
+            let (low, high) = buf.split_at_mut(buf.len() / 2);
+            self.area.read(at, low);
+            if self.reads == 0 {
+                let desc = self.desc.to_bytes();
+                self.area.write(mirror::rx_slot(0, 0), &desc);
+            }
+            self.reads = self.reads.wrapping_sub(1);
+            self.area.read(at + low.len(), high);
+        }
+
+        fn write(&mut self, at: usize, buf: &[u8]) {
+            self.area.write(at, buf);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_that_is_written_while_it_is_read_is_seen_whole_or_not_yet() {
+        for reads in 0..4 {
+            let mut area = Racing {
+                area: area(),
+                reads,
+                desc: Desc([0x11, 0x1234_5678, 3, 60]),
+            };
+            let posted = Desc::receive(Iova(0x7f_0012_3000)).to_bytes();
+            area.write(mirror::rx_slot(0, 0), &posted);
+            let frame = (0..5).find_map(|_| peek_mirror(0, 0, &mut area));
+            let Meta { types, hash, .. } = frame.unwrap().1.unwrap().meta;
+            assert_eq!((types, hash), (0x11, 0x1234_5678), "{reads}");
+        }
+    }
 
     fn area() -> Mirror {
         Mirror::new(0x10_0000, mirror::BYTES)

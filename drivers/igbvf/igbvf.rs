@@ -88,6 +88,8 @@ pub struct Igbvf {
     mirror_gone: bool,
     /// Turns since the hardware was looked at.
     turns: u32,
+    /// The queue that comes first in the next turn: one that always has frames must not take every turn's budget.
+    first: usize,
 }
 
 impl Default for Igbvf {
@@ -117,6 +119,7 @@ impl Igbvf {
             lost: false,
             mirror_gone: false,
             turns: 0,
+            first: 0,
         }
     }
 
@@ -149,7 +152,11 @@ impl Igbvf {
     fn relay(&mut self, io: &mut Io<'_>, budget: u32) -> Progress {
         let mut causes = Causes::default();
         let (mut sent, mut received, mut more) = (0u32, 0u32, false);
-        for (q, tx) in self.tx.iter_mut().enumerate() {
+        let first = self.first;
+        self.first = first.saturating_add(1) % QUEUES;
+        let order = (0..QUEUES).map(|n| first.saturating_add(n) % QUEUES);
+        for q in order.clone() {
+            let Some(tx) = self.tx.get_mut(q) else { break };
             let mut raise = tx.reap(q, io);
             let left = budget.saturating_sub(sent);
             let packets = tx.fetch(q, io, left, &mut self.counters);
@@ -163,14 +170,16 @@ impl Igbvf {
             sent = sent.saturating_add(packets);
             more |= packets == left && tx.has_more(q, io.page);
         }
-        for (q, rx) in self.rx.iter_mut().enumerate() {
-            let left = budget.saturating_sub(received);
+        for q in order {
+            let Some(rx) = self.rx.get_mut(q) else { break };
+            let (left, head) = (budget.saturating_sub(received), rx.head());
             let frames = rx.relay(q, io, left, &mut self.counters);
             if !rx.is_guest_on() {
                 rx.discard(q, io.mirror);
             }
             rx.kick(q, io.hw);
-            if frames > 0 {
+            // Also for descriptors that say that their frame was lost.
+            if frames > 0 || rx.head() != head {
                 causes.rx(q);
             }
             received = received.saturating_add(frames);
@@ -223,6 +232,7 @@ impl Adapter for Igbvf {
             lost,
             mirror_gone,
             turns,
+            first,
         } = self;
         *control = Record::new();
         *generation = generation.wrapping_add(1);
@@ -235,7 +245,7 @@ impl Adapter for Igbvf {
             rx.reset(counters);
         }
         (*listening, *masked, *fresh) = (false, false, false);
-        (*lost, *mirror_gone, *turns) = (false, false, 0);
+        (*lost, *mirror_gone, *turns, *first) = (false, false, 0, 0);
         // A reset does not take the buffer away from a driver that died with it, and the PF waits for it.
         hw.write32(regs::V2PMAILBOX, 0);
         hw.write32(regs::EIMC, u32::MAX);
@@ -274,7 +284,8 @@ impl Adapter for Igbvf {
                 setup::check_format(regs.read32(nth(regs::SRRCTL, q)))?;
             }
             if has_ring(regs, regs::TXDCTL, regs::TDLEN) {
-                setup::check_write_back(regs.read32(nth(regs::TDWBAL, q)))?;
+                let [tdwbal, tdlen] = [regs::TDWBAL, regs::TDLEN].map(|at| regs.read32(nth(at, q)));
+                setup::check_write_back(tdwbal, tdlen)?;
             }
         }
         Ok(())

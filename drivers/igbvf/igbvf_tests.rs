@@ -8,6 +8,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::desc::Desc;
 use crate::regs::{PFSTS, V2PMAILBOX, VFU, VMBMEM};
 use crate::rig::{context, rx_ring, small, tx_ring, Rig, ONE_BUFFER};
 
@@ -145,6 +146,37 @@ fn a_budget_is_for_both_queues_of_a_direction_together_and_says_what_is_left() {
             "{tx:?} {rx:?} {budget}"
         );
     }
+}
+
+#[test]
+fn a_queue_that_always_has_frames_leaves_the_next_turn_to_the_other() {
+    let mut rig = rig();
+    for q in 0..QUEUES {
+        rig.queue(q, 0, &vec![small(); 20]);
+        for slot in 0..20 {
+            rig.received(q, slot, 60, 7);
+        }
+    }
+    for _ in 0..2 {
+        poll(&mut rig, 4);
+    }
+    for q in 0..QUEUES {
+        assert_eq!(rig.page.read32(nth(regs::RDH, q)), 4, "{q}");
+        let taken = (0..20).filter(|slot| rig.mirrored(q, *slot) != Desc::default());
+        assert_eq!(taken.count(), 4, "{q}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_says_that_its_frame_was_lost_raises_its_vector() {
+    let mut rig = rig();
+    // Its buffer is nowhere.
+    rig.mem.set(rx_ring(0), &Desc([0x10, 0, 0, 0]).to_bytes());
+    rig.received(0, 0, 60, 7);
+    rig.raised();
+    poll(&mut rig, 4);
+    assert_eq!(rig.model.counters().dropped_rx_unmapped, 1);
+    assert_eq!(rig.raised(), 1);
 }
 
 #[test]

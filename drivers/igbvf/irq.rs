@@ -12,8 +12,8 @@ const VECTORS: usize = 3;
 const VECTOR_MASK: u32 = (1 << VECTORS) - 1;
 /// EITR of each vector.
 const EITRS: [u32; VECTORS] = [EITR, EITR + 4, EITR + 8];
-/// EITR: the interval; the rest is counters in flight.
-const EITR_MASK: u32 = 0x7ffc;
+/// EITR: the interval and LLI_EN; the rest is counters in flight.
+const EITR_MASK: u32 = 0xfffc;
 /// IVAR: vector and valid bit of four causes.
 const IVAR_MASK: u32 = 0x8383_8383;
 const IVAR_MISC_MASK: u32 = 0x83;
@@ -95,7 +95,7 @@ impl Interrupts {
 
     /// Whether a cause has a vector.
     pub(crate) fn is_set_up(&self) -> bool {
-        self.ivar0 != 0
+        self.ivar0 | self.ivar_misc != 0
     }
 
     pub(crate) fn save(&self, w: &mut Writer<'_>) -> Result<(), Full> {
@@ -215,7 +215,7 @@ mod tests {
         hw.write32(EIAC, 7);
         hw.write32(EITR, 0x7fff_81e8);
         assert_eq!(Interrupts::read(&mut hw, true).eims, 7);
-        assert_eq!(Interrupts::read(&mut hw, true).eitr[0], 0x1e8);
+        assert_eq!(Interrupts::read(&mut hw, true).eitr[0], 0x81e8);
         assert_eq!(Interrupts::read(&mut hw, false).eims, 0);
     }
 
@@ -260,7 +260,7 @@ mod tests {
             hw.write32(at, u32::MAX);
         }
         let all = Interrupts {
-            eitr: [0x7ffc; VECTORS],
+            eitr: [0xfffc; VECTORS],
             ivar0: 0x8383_8383,
             ivar_misc: 0x83,
             eiac: 7,
@@ -300,6 +300,9 @@ mod tests {
         let mut one = Interrupts::new();
         assert!(!one.is_set_up());
         one.ivar0 = 0x80;
+        assert!(one.is_set_up());
+        // A driver that polls its queues wants to hear of its mailbox only.
+        (one.ivar0, one.ivar_misc) = (0, 0x80);
         assert!(one.is_set_up());
     }
 }

@@ -60,8 +60,11 @@ impl Igbvf {
                 causes.tx(q);
             }
             tx.mirror_lost();
-            let all = mirror::RX_SLOTS.saturating_add(rx.held().count());
-            if rx.relay(q, io, all, counters) > 0 {
+            let (all, head) = (
+                mirror::RX_SLOTS.saturating_add(rx.held().count()),
+                rx.head(),
+            );
+            if rx.relay(q, io, all, counters) > 0 || rx.head() != head {
                 causes.rx(q);
             }
         }

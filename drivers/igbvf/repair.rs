@@ -167,7 +167,9 @@ impl Igbvf {
         }
         for (q, (tx, rx)) in self.tx.iter_mut().zip(&mut self.rx).enumerate() {
             tx.mirror_lost();
-            rx.hold(q, io.mirror, &mut self.counters);
+            if rx.is_guest_on() {
+                rx.hold(q, io.mirror, &mut self.counters);
+            }
             rx.mirror_lost();
         }
         self.mirror_gone = false;

@@ -28,6 +28,19 @@ fn check(rig: &mut Rig, turns: u32, idle: bool) {
 }
 
 #[test]
+fn a_repair_holds_nothing_for_a_queue_that_is_off() {
+    let mut rig = rig();
+    rig.page.write32(regs::RXDCTL, 0);
+    rig.with(|model, io| model.follow(io));
+    for q in 0..regs::QUEUES {
+        rig.received(q, 0, 60, 7);
+    }
+    rig.with(|model, io| model.drop_mirrors(io));
+    let held = rig.model.rx.each_ref().map(|rx| rx.held().count());
+    assert_eq!(held, [0, 1]);
+}
+
+#[test]
 fn every_ring_that_is_gone_is_noticed() {
     let mut rig = self::rig();
     check(&mut rig, 16, true);

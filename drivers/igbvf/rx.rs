@@ -110,6 +110,11 @@ impl Queue {
         self.guest.is_some()
     }
 
+    /// The guest's next free slot.
+    pub(crate) fn head(&self) -> u32 {
+        self.head
+    }
+
     pub(crate) fn held(&self) -> &Held {
         &self.held
     }

@@ -136,14 +136,18 @@ fn ring_len(bytes: u32) -> u32 {
     }
 }
 
-/// Whether completing as TDWBAL says can be emulated.
+/// Whether completing as TDWBAL says can be emulated, for a ring of `tdlen` bytes.
 ///
 /// # Errors
 ///
 /// Why not.
-pub(crate) fn check_write_back(tdwbal: u32) -> Result<(), &'static str> {
+pub(crate) fn check_write_back(tdwbal: u32, tdlen: u32) -> Result<(), &'static str> {
     if tdwbal & regs::WB_ON_EITR != 0 {
         return Err("a transmit queue writes its head back by the throttle timer");
+    }
+    // Four bytes are copied to a user one by one. A head with more than one that changes would be seen as it never was.
+    if tdwbal & regs::HEAD_WB_EN != 0 && ring_len(tdlen) > 256 {
+        return Err("a transmit queue of more than 256 descriptors writes its head back");
     }
     Ok(())
 }
@@ -253,8 +257,16 @@ mod tests {
         ] {
             assert_eq!(check_format(srrctl).is_ok(), good, "{srrctl:#x}");
         }
-        for (tdwbal, good) in [(0, true), (!2, true), (2, false), (3, false)] {
-            assert_eq!(check_write_back(tdwbal).is_ok(), good);
+        for (tdwbal, descs, good) in [
+            (0, 4096, true),
+            (!3, 4096, true),
+            (!2, 256, true),
+            (!2, 264, false),
+            (2, 8, false),
+            (3, 8, false),
+        ] {
+            let checked = check_write_back(tdwbal, descs * 16);
+            assert_eq!(checked.is_ok(), good, "{tdwbal:#x} {descs}");
         }
     }
 }

@@ -254,6 +254,27 @@ fn what_is_sent_again_has_the_context_of_what_was_sent_before_it() {
 }
 
 #[test]
+fn what_is_sent_again_has_a_context_that_came_in_a_packet_of_its_own() {
+    let mut rig = rig(64);
+    let mut alone = context(0, 7);
+    alone[2] |= 1 << 27;
+    rig.queue(0, 0, &[small(), alone]);
+    fetch(&mut rig, 9);
+    rig.queue(0, 2, &[small()]);
+    fetch(&mut rig, 9);
+    rig.sent(0, 0);
+    assert!(reap(&mut rig));
+    // The context is behind the guest's head, and the device has not done what came with it.
+    assert_eq!(rig.page.read32(regs::TDH), 2);
+    let queue = &mut rig.model.tx[0];
+    queue.mirror_lost();
+    let kept = queue
+        .contexts()
+        .map(|context| context.map(|Desc(dw)| dw[0]));
+    assert_eq!(kept, [Some(7), None]);
+}
+
+#[test]
 fn contexts_that_no_frame_has_followed_are_sent_by_themselves_before_a_stop() {
     let mut rig = rig(64);
     rig.queue(0, 0, &[context(1, 6)]);
