@@ -17,10 +17,6 @@ use vfio::Device;
 /// Frames that are served at once when a device resumes, before anything else.
 const RESUME_BUDGET: u32 = 64;
 
-/// Pages to try to pin, because some guest has memory there: the start of RAM, above the legacy hole, and
-/// above 4 GiB.
-const PIN_CANDIDATES: [u64; 3] = [0, 1 << 20, 4 << 30];
-
 impl Inner {
     /// Moves to `to`.
     ///
@@ -89,26 +85,10 @@ impl Inner {
         self.capture(dev, run)
     }
 
-    /// Has a container report what is written, and not all that it has mapped. Only for a user that enters PRE_COPY before it
-    /// copies memory: for any other one, direct DMA of before the capture would stay unseen.
-    fn narrow(&mut self, dev: &Device<Vf>) {
-        if self.narrowed || self.log.is_some() {
-            return;
-        }
-        self.narrowed = PIN_CANDIDATES
-            .iter()
-            .any(|iova| dev.narrow_dirty_scope(*iova).is_ok());
-        if !self.narrowed {
-            dev_info_ratelimited!(
-                dev,
-                "semiassign: no page to pin: all memory is reported dirty\n"
-            );
-        }
-    }
-
     fn running_to_pre_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         self.begin_tracking(dev)?;
         self.narrow(dev);
+        self.unseen = false;
         let file = self.open_saving(dev)?;
         self.stats.precopy_at_ns = self.stats.now_ns();
         Ok(file)
@@ -117,6 +97,7 @@ impl Inner {
     fn running_p2p_to_pre_copy_p2p(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         self.begin_tracking(dev)?;
         self.narrow(dev);
+        self.unseen = false;
         self.open_saving(dev)
     }
 
@@ -138,17 +119,11 @@ impl Inner {
     fn resume(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
         let loaded = core::mem::take(&mut self.loaded);
-        dev.data().get_ref().keep_master();
+        dev.data().get_ref().keep_master(dev);
         // A user that stopped the device may have begun to track meanwhile, without a word to us. Once the
         // scope is narrowed a direct write would stay unseen, so serve on until a migration has ended.
-        if self.narrowed && self.log.is_none() && !self.maybe_tracked {
-            self.maybe_tracked = true;
-            if self.saving_files == 0 {
-                dev_info_ratelimited!(
-                    dev,
-                    "semiassign: stopped after a migration that did not happen: emulated until the next one ends\n"
-                );
-            }
+        if self.narrowed && self.log.is_none() {
+            self.serve_on(dev)?;
         }
         self.run(dev);
         if loaded {
@@ -162,7 +137,33 @@ impl Inner {
         Ok(None)
     }
 
+    /// Sees to it that nothing is written directly, also by a VF that had no ring as it was stopped and gets one now. If it
+    /// cannot be captured, what its user has copied meanwhile must not become an image.
+    fn serve_on(&mut self, dev: &Device<Vf>) -> Result {
+        let known = core::mem::replace(&mut self.maybe_tracked, true);
+        if matches!(self.mode, Mode::Assigned) {
+            self.unseen |= self.refusal(dev).is_some() || self.capture(dev, true).is_err();
+        }
+        if matches!(self.mode, Mode::Dead(_)) {
+            return Err(EIO);
+        }
+        if !known && self.saving_files == 0 && !self.unseen {
+            dev_info_ratelimited!(
+                dev,
+                "semiassign: stopped after a migration that did not happen: emulated until the next one ends\n"
+            );
+        }
+        Ok(())
+    }
+
     fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        if self.unseen && self.log.is_none() {
+            dev_warn_ratelimited!(
+                dev,
+                "semiassign: cannot migrate: ran assigned while its user may have been tracking\n"
+            );
+            return Err(EOPNOTSUPP);
+        }
         // A paused VM: should it run again, it runs emulated until the file is gone. A container reports all of its memory,
         // once more than it has to: nobody waits for this VM, and whoever never enters PRE_COPY comes this way, too.
         self.begin_tracking(dev)?;

@@ -379,6 +379,7 @@ impl Inner {
         if !matches!(&self.mode, Mode::Emulated(e) if e.motion == Motion::Running) {
             return Ok(());
         }
+        dev.decode_memory();
         let paused = self.with_io(dev, |adapter, io| adapter.pause(io));
         self.slow_down(dev, paused, Motion::Listening)
     }
@@ -392,6 +393,7 @@ impl Inner {
         if !matches!(&self.mode, Mode::Emulated(e) if e.motion != Motion::Still) {
             return Ok(());
         }
+        dev.decode_memory();
         let stopped = self.with_io(dev, |adapter, io| adapter.stop(io));
         self.slow_down(dev, stopped, Motion::Still)
     }

@@ -377,6 +377,7 @@ mod release_blocked {
 #[kunit_tests(semiassign_pages)]
 mod pages {
     use super::*;
+    use vfio::iommu::Private;
     use vfio::memory::Pages;
 
     #[test]
@@ -394,6 +395,23 @@ mod pages {
         assert_eq!((pages.read32(0x2000), pages.read32(0x3ffc)), (1, 2));
         assert_eq!((pages.read32(0x1ffc), pages.read32(0x4000)), (0, 0));
         assert_eq!(pages.read32(0x2002), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_mirror_area_is_zeroed_whatever_the_last_one_held() -> Result {
+        const BYTES: usize = 1 << 16;
+        let dev = device()?;
+        for _ in 0..8 {
+            let private = Private::<Vf>::new(&dev, BYTES)?;
+            let area = private.area().ok_or(EINVAL)?;
+            for at in (0..BYTES).step_by(64) {
+                let mut bytes = [1; 64];
+                area.read(at, &mut bytes);
+                assert_eq!(bytes, [0; 64]);
+                area.write(at, &[0xa5; 64]);
+            }
+        }
         Ok(())
     }
 

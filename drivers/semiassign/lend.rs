@@ -101,6 +101,15 @@ fn fault(e: Error) -> Fault {
 }
 
 impl Guest<'_> {
+    /// A guest that takes the bus from its VF does not expect it to write: not before it has it back.
+    fn check_master(&self) -> Result<(), Fault> {
+        if self.dev.data().get_ref().is_master() {
+            Ok(())
+        } else {
+            Err(Fault::Busy)
+        }
+    }
+
     /// Marks after the write, also after one that failed half-way: marking first would lose the page to a
     /// report in between, and what failed may have written its beginning.
     fn written(&mut self, at: Iova, len: usize) {
@@ -121,6 +130,7 @@ impl GuestMemory for Guest<'_> {
         if buf.is_empty() {
             return Ok(());
         }
+        self.check_master()?;
         let result = self.dev.dma_write(at.0, buf).map_err(fault);
         self.written(at, buf.len());
         // Whatever the adapter writes next, the guest must not see before this.
@@ -150,6 +160,7 @@ impl GuestMemory for Guest<'_> {
         if len == 0 {
             return Ok(());
         }
+        self.check_master()?;
         let result = self
             .dev
             .dma_write_from(at.0, self.area, from, len)

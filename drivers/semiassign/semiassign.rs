@@ -45,6 +45,7 @@ mod kunit;
 mod lend;
 mod registry;
 mod relay;
+mod scope;
 mod session;
 mod status;
 mod vf;

@@ -62,18 +62,19 @@ impl Resuming {
 }
 
 impl Resuming {
-    /// Takes some of what the user writes.
+    /// Takes some of what the user writes: how many bytes.
     ///
     /// # Errors
     ///
     /// Nothing was taken.
-    fn take(&mut self, from: &mut UserSliceReader) -> Result {
+    fn take(&mut self, from: &mut UserSliceReader) -> Result<usize> {
         let bytes = from.len().min(CHUNK_BYTES);
         let start = self.pending.len();
         self.pending.extend_with(bytes, 0, GFP_KERNEL_ACCOUNT)?;
         let room = self.pending.get_mut(start..).ok_or(EIO)?;
         from.read_slice(room)
-            .inspect_err(|_| self.pending.truncate(start))
+            .inspect_err(|_| self.pending.truncate(start))?;
+        Ok(bytes)
     }
 }
 
@@ -425,34 +426,27 @@ impl DataFile for ResumingFile {
     }
 
     fn write(&self, from: &mut UserSliceReader) -> Result<usize> {
-        let mut inner = self.dev.data().get_ref().lock(&self.dev);
-        let total = from.len();
-        while !from.is_empty() {
-            let resuming = match &mut inner.session {
-                Session::Resuming(r) if r.id == self.id => r,
-                _ => return Err(ENODEV),
-            };
-            if resuming.failed {
-                return Err(EINVAL);
-            }
-            let left = from.len();
-            if let Err(e) = resuming.take(from) {
-                // What was taken before has been used and cannot come again.
-                return if left < total {
-                    Ok(total - left)
-                } else {
-                    Err(e)
-                };
-            }
-            if let Err(Refused(reason)) = inner.decode(&self.dev) {
-                dev_warn_ratelimited!(self.dev, "semiassign: image refused: {}\n", reason);
-                if let Session::Resuming(r) = &mut inner.session {
-                    r.failed = true;
-                }
-                return Err(EINVAL);
-            }
+        if from.is_empty() {
+            return Ok(0);
         }
-        Ok(total)
+        let mut inner = self.dev.data().get_ref().lock(&self.dev);
+        let resuming = match &mut inner.session {
+            Session::Resuming(r) if r.id == self.id => r,
+            _ => return Err(ENODEV),
+        };
+        if resuming.failed {
+            return Err(EINVAL);
+        }
+        // A part at a time, so that whoever writes a lot can be killed.
+        let taken = resuming.take(from)?;
+        if let Err(Refused(reason)) = inner.decode(&self.dev) {
+            dev_warn_ratelimited!(self.dev, "semiassign: image refused: {}\n", reason);
+            if let Session::Resuming(r) = &mut inner.session {
+                r.failed = true;
+            }
+            return Err(EINVAL);
+        }
+        Ok(taken)
     }
 
     fn poll(&self, _file: &File, _table: PollTable<'_>) -> bool {

@@ -11,6 +11,7 @@ use crate::dirty::DirtyLog;
 use crate::lend::{RamPages, RealVf};
 use crate::registry;
 use crate::relay::Relay;
+use crate::scope::Pinner;
 use crate::session::Session;
 use crate::status::{Stats, StatusFile};
 use core::ops::Range;
@@ -52,6 +53,8 @@ pub(crate) struct Vf {
     trapped_page_mapped: AtomicFlag,
     /// Bus mastering is on by our hand, not by the user's.
     mastering: AtomicFlag,
+    /// The VF may master the bus: what is done in its name has to ask.
+    is_master: AtomicFlag,
 }
 
 /// What the lock of the VF protects.
@@ -74,10 +77,14 @@ pub(crate) struct Inner {
     pub(crate) release_tries: u32,
     /// The user may be tracking though we were not told: see `resume`.
     pub(crate) maybe_tracked: bool,
+    /// It ran assigned meanwhile: memory that was copied without a word to us may be stale.
+    pub(crate) unseen: bool,
     /// The hardware did not take the guest's rings back: not before the guest sets them up anew.
     pub(crate) release_refused: bool,
     pub(crate) log: Option<DirtyLog>,
     pub(crate) worker: Option<Worker<Relay>>,
+    /// Pins a page for longer than its user had time for.
+    pub(crate) pinner: Option<Worker<Pinner>>,
     pub(crate) stats: Stats,
 }
 
@@ -88,7 +95,8 @@ impl Vf {
     /// Takes the lock, and first of all looks after a reset that happened meanwhile.
     pub(crate) fn lock(&self, dev: &Device<Vf>) -> Locked<'_> {
         let mut inner = self.inner.lock();
-        if self.reset_noted.xchg(false, Full) {
+        // Nothing is left of a device that is closed: whoever opens it next begins anew.
+        if dev.is_open() && self.reset_noted.xchg(false, Full) {
             inner.after_reset(dev);
             self.news.notify_all();
         }
@@ -112,13 +120,27 @@ impl Vf {
 
     /// Switches bus mastering on for a device that is being loaded: its user restores the configuration space later.
     pub(crate) fn set_master(&self, dev: &Device<Self>) {
-        self.mastering.store(true, Release);
-        dev.set_master();
+        // A reset that comes before this leaves nothing to load, one that comes later takes it back.
+        dev.set_master(|| {
+            let load = !self.was_reset();
+            self.mastering.store(load, Release);
+            load
+        });
     }
 
     /// It has done so by now.
-    pub(crate) fn keep_master(&self) {
+    pub(crate) fn keep_master(&self, dev: &Device<Self>) {
         self.mastering.store(false, Release);
+        self.look_for_master(dev);
+    }
+
+    fn look_for_master(&self, dev: &Device<Self>) {
+        self.is_master.store(dev.is_master(), Release);
+    }
+
+    /// Whether guest memory may be accessed in the VF's name.
+    pub(crate) fn is_master(&self) -> bool {
+        self.is_master.load(Acquire)
     }
 
     pub(crate) fn trapped_page_is_mapped(&self) -> bool {
@@ -193,9 +215,11 @@ impl Operations for Vf {
                     loaded: false,
                     release_tries: 0,
                     maybe_tracked: false,
+                    unseen: false,
                     release_refused: false,
                     log: None,
                     worker: None,
+                    pinner: None,
                     stats: Stats::new(),
                 }, "semiassign:vf"),
                 shown <- new_mutex!(None, "semiassign:shown"),
@@ -205,6 +229,7 @@ impl Operations for Vf {
                 reset_noted: AtomicFlag::new(false),
                 trapped_page_mapped: AtomicFlag::new(false),
                 mastering: AtomicFlag::new(false),
+                is_master: AtomicFlag::new(false),
             }? Error))
         })
     }
@@ -227,8 +252,8 @@ impl Operations for Vf {
     fn open(dev: &Device<Self>) -> Result {
         let vf = dev.data().get_ref();
         if dev.bar_bytes() != u64::from(vf.layout.bar_bytes) {
-            dev_warn!(
-                dev.as_dev(),
+            dev_warn_ratelimited!(
+                dev,
                 "semiassign: BAR 0 has {} bytes, not those of {}\n",
                 dev.bar_bytes(),
                 vf.layout.name
@@ -239,9 +264,11 @@ impl Operations for Vf {
         vf.reset_noted.store(false, Release);
         vf.trapped_page_mapped.store(false, Release);
         vf.mastering.store(false, Release);
+        vf.look_for_master(dev);
         inner.mode = Mode::Assigned;
         inner.state = State::Running;
         inner.maybe_tracked = false;
+        inner.unseen = false;
         inner.release_refused = false;
         inner.stats = Stats::new();
         inner.first_session = inner.sessions + 1;
@@ -259,9 +286,12 @@ impl Operations for Vf {
         let vf = dev.data().get_ref();
         #[cfg(CONFIG_KUNIT = "y")]
         let _tested = crate::kunit::UNDER_TEST.lock().take();
-        // The worker ends first; it needs the lock to end its turn.
-        let worker = vf.inner.lock().worker.take();
-        drop(worker);
+        // The threads end first; the worker needs the lock to end its turn.
+        let threads = {
+            let mut inner = vf.inner.lock();
+            (inner.worker.take(), inner.pinner.take())
+        };
+        drop(threads);
         let mut inner = vf.inner.lock();
         vf.reset_noted.store(false, Release);
         inner.session = Session::None;
@@ -282,6 +312,17 @@ impl Operations for Vf {
         vf.reset_noted.store(true, Release);
     }
 
+    fn returning(dev: &Device<Self>, configured: bool) {
+        let vf = dev.data().get_ref();
+        if configured {
+            vf.look_for_master(dev);
+        }
+        // A turn of the worker that this has met ends first: then nothing is written any more that must not be.
+        if configured || vf.was_reset() {
+            drop(vf.lock(dev));
+        }
+    }
+
     fn mappable(dev: &Device<Self>) -> Range<u64> {
         let layout = dev.data().get_ref().layout;
         layout.trapped.1.into()..layout.bar_bytes.into()
@@ -296,8 +337,8 @@ impl Operations for Vf {
                 return Err(EBUSY);
             }
             if !vf.trapped_page_mapped.xchg(true, Full) {
-                dev_warn!(
-                    dev.as_dev(),
+                dev_warn_ratelimited!(
+                    dev,
                     "semiassign: the control page was mapped: not migratable until closed\n"
                 );
             }
@@ -354,7 +395,12 @@ impl Operations for Vf {
     }
 
     fn state(dev: &Device<Self>) -> State {
-        dev.data().get_ref().lock(dev).state
+        let vf = dev.data().get_ref();
+        match vf.peek().state {
+            State::Error => State::Error,
+            _ if vf.was_reset() => State::Running,
+            state => state,
+        }
     }
 
     fn data_bytes(dev: &Device<Self>) -> usize {

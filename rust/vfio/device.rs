@@ -21,9 +21,9 @@ use kernel::{device, pci, ModuleMetadata};
 
 /// A VFIO PCI variant driver, and its data for one device.
 ///
-/// Callbacks run concurrently, except where their text says otherwise. Every one but [`new`](Self::new)
+/// Callbacks run concurrently, except where their text says otherwise. Every one but [`new`](Self::new), [`bound`](Self::bound)
 /// and [`unbind`](Self::unbind) is called between [`open`](Self::open) and [`close`](Self::close), which
-/// exclude each other; [`reset_done`](Self::reset_done) may come at any time.
+/// exclude each other; [`reset_done`](Self::reset_done) and [`state`](Self::state), which VFIO's debugfs shows, may come at any time.
 pub trait Operations: Sized + Send + Sync + 'static {
     /// The module that implements the driver.
     type Module: ModuleMetadata;
@@ -60,6 +60,10 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// device's BARs and not wait for anybody who does, or who touches guest memory.
     fn reset_done(dev: &Device<Self>);
 
+    /// A request of the user is about to return that may have reset the device, or, if `configured`, may have switched its bus
+    /// mastering: what the user takes for over by then must be. Nothing is locked.
+    fn returning(dev: &Device<Self>, configured: bool);
+
     /// The part of [`BAR`](Self::BAR) that users are told to map, in bytes, page aligned; the rest traps.
     fn mappable(dev: &Device<Self>) -> Range<u64>;
 
@@ -87,7 +91,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// The device is then in whatever state was reached.
     fn set_state(dev: &Device<Self>, to: migration::State) -> Result<Option<ARef<File>>>;
 
-    /// The migration state.
+    /// The migration state. Called for whoever looks, of a device that is closed, too.
     fn state(dev: &Device<Self>) -> migration::State;
 
     /// Estimate of the bytes that STOP_COPY will yield.
@@ -122,6 +126,8 @@ pub struct Device<T: Operations> {
     core: Opaque<bindings::vfio_pci_core_device>,
     /// Counts opens and closes: odd while the device is open.
     lives: Atomic<u32>,
+    /// Pins of a page of the user that are not over.
+    pub(crate) pins: Atomic<u32>,
     has_data: UnsafeCell<bool>,
     data: UnsafeCell<MaybeUninit<T>>,
 }
@@ -241,11 +247,23 @@ impl<T: Operations> Device<T> {
     }
 
     /// Switches bus mastering on, whatever the user wrote to its command register: for what is the driver's own, while the
-    /// user's domain is not attached.
-    pub fn set_master(&self) {
+    /// user's domain is not attached. Not if `may`, which no reset by the user can come between, says no.
+    pub fn set_master(&self, may: impl FnOnce() -> bool) {
         let _command = self.memory_for_writing();
-        // SAFETY: The device is there as long as `self` lives; the PCI core reads, and writes if the bit is not set.
-        unsafe { bindings::pci_set_master(self.pdev()) }
+        if may() {
+            // SAFETY: The device is there as long as `self` lives; the PCI core reads, and writes if the bit is not set.
+            unsafe { bindings::pci_set_master(self.pdev()) }
+        }
+    }
+
+    /// Whether the device may master the bus.
+    pub fn is_master(&self) -> bool {
+        let mut command = 0;
+        let _command = self.memory_for_writing();
+        // SAFETY: The device is there as long as `self` lives.
+        let read =
+            unsafe { bindings::pci_read_config_word(self.pdev(), PCI_COMMAND, &mut command) };
+        read == 0 && command & PCI_COMMAND_MASTER != 0
     }
 
     /// Switches bus mastering off.
@@ -300,6 +318,11 @@ impl<T: Operations> Device<T> {
         self.zap(0, self.bar_bytes());
         // SAFETY: The device is there as long as `self` lives.
         to_result(unsafe { bindings::pcie_flr(self.pdev()) })
+    }
+
+    /// Whether the device is open.
+    pub fn is_open(&self) -> bool {
+        self.life().is_some()
     }
 
     /// Number of the life, from open to close, that the device is in; `None` while it is closed.
@@ -357,7 +380,7 @@ impl<T: Operations> VTable<T> {
         request: Some(bindings::vfio_pci_core_request),
         match_: Some(bindings::vfio_pci_core_match),
         match_token_uuid: Some(bindings::vfio_pci_core_match_token_uuid),
-        dma_unmap: Some(crate::guest::dma_unmap),
+        dma_unmap: Some(crate::guest::dma_unmap::<T>),
         device_feature: Some(Self::feature),
     };
 
@@ -427,7 +450,10 @@ impl<T: Operations> VTable<T> {
             return ENOTTY.to_errno() as c_long;
         }
         // SAFETY: Passed on as it came.
-        unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) }
+        let result = unsafe { bindings::vfio_pci_core_ioctl(vdev, cmd, arg) };
+        // SAFETY: The core calls this for our device.
+        T::returning(unsafe { Device::<T>::from_raw(vdev) }, false);
+        result
     }
 
     /// # Safety
@@ -452,6 +478,7 @@ impl<T: Operations> VTable<T> {
 
 const PCI_COMMAND: c_int = bindings::PCI_COMMAND as c_int;
 const PCI_COMMAND_MEMORY: u16 = bindings::PCI_COMMAND_MEMORY as u16;
+const PCI_COMMAND_MASTER: u16 = bindings::PCI_COMMAND_MASTER as u16;
 
 /// `_IO(VFIO_TYPE, VFIO_BASE + 16)`.
 const VFIO_DEVICE_IOEVENTFD: u32 = kernel::ioctl::_IO(b';' as u32, 116);

@@ -8,13 +8,10 @@ use crate::iommu::Area;
 use kernel::error::to_result;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full};
+use kernel::sync::atomic::{Acquire, Full};
 use kernel::time::{delay::fsleep, Delta};
 
-/// Pins in flight on any device. One count for all: a pin takes microseconds.
-static PINNING: Atomic<u32> = Atomic::new(0);
-
-/// Most that [`dma_unmap`] waits for a pin in flight.
+/// Most that [`dma_unmap`] waits for a pin in flight, each of ten times. A pin takes microseconds once its page is there.
 const UNMAP_WAIT_MS: u32 = 100;
 
 /// Splits `[iova, iova + len)` at page boundaries: type1 marks a write dirty only if all of it succeeded.
@@ -135,15 +132,18 @@ impl<T: Operations> Device<T> {
     /// Pins one page of the user for a moment. From then on a type1 container reports as dirty only what
     /// was written through it, until it is closed; direct writes of the device are the driver's to prevent.
     ///
+    /// To be called by a kernel thread: a user who lets a thread of his own wait for a processor in the middle of this, and unmaps
+    /// the page, has type1 run into a BUG.
+    ///
     /// # Errors
     ///
     /// The page at `iova` cannot be pinned.
     pub fn narrow_dirty_scope(&self, iova: u64) -> Result {
-        PINNING.fetch_add(1, Full);
+        self.pins.fetch_add(1, Full);
         // SAFETY: The device has a `dma_unmap` operation and is open.
         let ret =
             unsafe { bindings::vfio_helper_pin_once(self.vdev(), iova & !(PAGE_SIZE as u64 - 1)) };
-        PINNING.fetch_sub(1, Full);
+        self.pins.fetch_sub(1, Full);
         to_result(ret)
     }
 }
@@ -153,14 +153,16 @@ impl<T: Operations> Device<T> {
 ///
 /// # Safety
 ///
-/// Called by the core for a device of ours.
-pub(crate) unsafe extern "C" fn dma_unmap(
-    _vdev: *mut bindings::vfio_device,
+/// Called by the core for a `Device<T>`.
+pub(crate) unsafe extern "C" fn dma_unmap<T: Operations>(
+    vdev: *mut bindings::vfio_device,
     _iova: u64,
     _len: u64,
 ) {
+    // SAFETY: The core calls this for our device.
+    let dev = unsafe { Device::<T>::from_raw(vdev) };
     for _ in 0..UNMAP_WAIT_MS {
-        if PINNING.load(Acquire) == 0 {
+        if dev.pins.load(Acquire) == 0 {
             return;
         }
         fsleep(Delta::from_millis(1));

@@ -16,6 +16,15 @@ use kernel::uaccess::{UserPtr, UserSlice};
 const OFFSET_SHIFT: u32 = bindings::VFIO_PCI_OFFSET_SHIFT;
 const OFFSET_MASK: u64 = (1 << OFFSET_SHIFT) - 1;
 
+/// Whether `count` bytes at `at` of the device file meet the command register, in the configuration space.
+fn is_command(at: u64, count: usize) -> bool {
+    let (region, offset) = (at >> OFFSET_SHIFT, at & OFFSET_MASK);
+    let command = u64::from(bindings::PCI_COMMAND);
+    region == u64::from(bindings::VFIO_PCI_CONFIG_REGION_INDEX)
+        && offset < command + 2
+        && offset.saturating_add(count as u64) > command
+}
+
 /// Holds `memory_lock` for reading: the BAR can be accessed, no reset is going on.
 pub struct MemoryGuard<'a, T: Operations>(&'a Device<T>, NotThreadSafe);
 
@@ -364,8 +373,14 @@ pub(crate) unsafe extern "C" fn write<T: Operations>(
     let dev = unsafe { Device::<T>::from_raw(vdev) };
     // SAFETY: The core lends the position.
     let dwords = match unsafe { dwords(dev, count, ppos) } {
-        // SAFETY: Passed on as it came.
-        None => return unsafe { bindings::vfio_pci_core_write(vdev, buf, count, ppos) },
+        None => {
+            // SAFETY: The core lends the position.
+            let at = unsafe { *ppos } as u64;
+            // SAFETY: Passed on as it came.
+            let result = unsafe { bindings::vfio_pci_core_write(vdev, buf, count, ppos) };
+            T::returning(dev, is_command(at, count));
+            return result;
+        }
         Some(Err(e)) => return e.to_errno() as isize,
         Some(Ok(dwords)) => dwords,
     };

@@ -88,6 +88,7 @@ pub const ALL: &[Scenario] = scenarios! {
     stream::altered_images_are_refused on both: "images cut, altered, foreign: refused with a reason, the VF is usable",
     tracking::dirty_bitmap_is_exact on both: "every page that the device wrote is reported, and no other",
     tracking::dma_log_is_exact on debug: "the same by the device's own log, where the kernel can report it",
+    tracking::paused_guest_is_tracked_unasked on both: "a VM that is paused, tracked and run again without a word is captured all the same",
     tracking::direct_dma_is_missed_by_both_trackers on debug: "the oracle of these two sees what a device writes that nobody tracks",
     mappings::every_mapping_follows on both: "several mappings, descriptors and processes see the same pages, whatever they are",
     races::unmap_races_pin on debug: "unmapping the page that is being pinned",

@@ -54,6 +54,14 @@ pub fn guest_driver_in_every_phase(bed: &Bed) -> Result<()> {
     row(bed, "driver loaded again", load_driver, &GUEST_RUNS, go_on)?;
     row(bed, "bus mastering off, on", bus_master, &GUEST_RUNS, go_on)?;
     row(bed, "memory decoding off, on", decoding, &GUEST_RUNS, go_on)?;
+    let phases = [PreCopy, Emulated];
+    row(
+        bed,
+        "stopped with decoding off",
+        stop_undecoded,
+        &phases,
+        go_on,
+    )?;
     // In the others, with a virtual CPU and QEMU: `stop_cont_under_traffic` and `stop_cont_during_migration`.
     let phases = [Assigned, Arrived];
     row(bed, "stopped, continued", stop_cont, &phases, go_on)
@@ -119,6 +127,18 @@ fn bus_master<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
 
 fn decoding<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
     blink(end.device, MEMORY_SPACE)
+}
+
+/// As a guest that is in the middle of finding out the size of a BAR. A function of silicon decodes all the same.
+fn stop_undecoded<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
+    let (stopped, running) = match end.device.state()? {
+        State::PreCopy => (State::PreCopyP2p, State::PreCopy),
+        _ => (State::Stop, State::Running),
+    };
+    end.device.set_command(MEMORY_SPACE, false)?;
+    end.device.go(stopped)?;
+    end.device.go(running)?;
+    end.device.set_command(MEMORY_SPACE, true).map(|()| None)
 }
 
 fn stop_cont<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {

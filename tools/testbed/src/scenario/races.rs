@@ -32,6 +32,8 @@ const CAPTURES: usize = 800;
 const SPARE_TAIL: usize = 0x3918;
 
 const RESETS: usize = 30;
+/// A turn of the worker that a reset has met would have written by then.
+const LATE: Duration = Duration::from_millis(5);
 const SEED: u64 = 0x0e5e_7000;
 
 pub fn unmap_races_pin(bed: &Bed) -> Result<()> {
@@ -170,7 +172,8 @@ pub fn resets_race_guest_memory(bed: &Bed) -> Result<()> {
         let mut random = Random::new(SEED);
         for round in 0..RESETS {
             let delay = Duration::from_micros(random.below(20_000) as u64);
-            reset_once(&machine, &memory, &sender, round % 2 == 0, delay)
+            let (in_bar, by_guest) = (round % 2 == 0, round % 3 == 0);
+            reset_once(&machine, &memory, &sender, in_bar, by_guest, delay)
                 .with_context(|| format!("reset {round}, after {} us", delay.as_micros()))?;
         }
         require_assigned(&vf)?;
@@ -184,11 +187,22 @@ pub fn resets_race_guest_memory(bed: &Bed) -> Result<()> {
     require_usable(&vfs.a, &machine, &memory, &peer(bed)?)
 }
 
+/// What the guest has reset writes nothing more, whoever sends.
+fn require_still(memory: &Memory) -> Result<()> {
+    let (mut at_once, mut later) = ([0; SLOTS * DESC_BYTES], [0; SLOTS * DESC_BYTES]);
+    memory.read(RX_RING, &mut at_once);
+    std::thread::sleep(LATE);
+    memory.read(RX_RING, &mut later);
+    ensure!(at_once == later, "the ring was written to after the reset");
+    Ok(())
+}
+
 fn reset_once(
     machine: &Machine,
     memory: &Memory,
     peer: &Peer,
     in_bar: bool,
+    by_guest: bool,
     delay: Duration,
 ) -> Result<()> {
     let device = &machine.device;
@@ -222,7 +236,15 @@ fn reset_once(
             Ok::<_, anyhow::Error>(())
         });
         std::thread::sleep(delay);
-        let done = device.reset().and_then(|()| device.state());
+        // Either way: by a request of the VMM, or by the guest itself.
+        let reset = if by_guest {
+            device.flr()
+        } else {
+            device.reset()
+        };
+        let done = reset
+            .and_then(|()| require_still(memory))
+            .and_then(|()| device.state());
         stop.store(true, Ordering::Relaxed);
         for thread in [sending, touching] {
             thread.join().map_err(|_| anyhow!("a thread panicked"))??;

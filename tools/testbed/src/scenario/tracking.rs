@@ -195,6 +195,50 @@ fn require_exact(
     memory.check_canaries()
 }
 
+/// A VM that is paused without a ring, and whose user begins to track and has it run again, all without a word to the driver, as
+/// QEMU does with a paused VM: the driver hears of it when it is to save. The scope was narrowed by a migration before.
+pub fn paused_guest_is_tracked_unasked(bed: &Bed) -> Result<()> {
+    let vfs = vfs(bed)?;
+    let peer = peer(bed)?;
+    let memory = memory()?;
+    let machine = Machine::open(&vfs.a, &memory)?;
+    let device = &machine.device;
+    let file = device.open_data(State::PreCopy)?;
+    device.go(State::Running)?;
+    drop(file);
+    status::wait_mode(&vfs.a, "assigned", SOON)?;
+
+    device.go(State::Stop)?;
+    machine.container.start_tracking()?;
+    memory.copy_all();
+    device.go(State::Running)?;
+    let mut guest = Guest::start(device, &memory, MAC)?;
+    exchange(&mut guest, &peer, LAP)?;
+    device.go(State::Stop)?;
+    let changed = memory.differing().len();
+    ensure!(
+        changed > SLOTS,
+        "{changed} pages changed: nothing was tested"
+    );
+    let file = device.open_data(State::StopCopy)?;
+    let pages = Tracker::Container(&machine).pages(&memory)?;
+    Figures::default().apply(&pages, &memory)?;
+    let missed = memory.differing();
+    ensure!(
+        missed.is_empty(),
+        "missed {} of {changed} pages",
+        missed.len()
+    );
+    println!("    {changed} pages changed, all of them reported");
+    machine.container.stop_tracking()?;
+    memory.forget_copy();
+    device.go(State::Running)?;
+    drop(file);
+    status::wait_mode(&vfs.a, "assigned", SOON)?;
+    exchange(&mut guest, &peer, LAP)?;
+    memory.check_canaries()
+}
+
 /// Frames both ways until so many pages were written, and reports all the time.
 fn sync_under_traffic(
     vf: &str,
