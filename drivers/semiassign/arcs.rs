@@ -88,16 +88,16 @@ impl Inner {
     fn running_to_pre_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
         self.begin_tracking(dev)?;
         self.narrow(dev);
-        self.unseen = false;
         let file = self.open_saving(dev)?;
+        self.unseen = false;
         self.stats.precopy_at_ns = self.stats.now_ns();
         Ok(file)
     }
 
     fn running_p2p_to_pre_copy_p2p(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        self.check_seen(dev)?;
         self.begin_tracking(dev)?;
         self.narrow(dev);
-        self.unseen = false;
         self.open_saving(dev)
     }
 
@@ -105,6 +105,8 @@ impl Inner {
     /// that cannot be captured cannot migrate either, and is left alone, as plain vfio-pci does.
     fn quiet(&mut self, dev: &Device<Vf>) -> Result<Option<ARef<File>>> {
         let since = Instant::now();
+        // Whatever the guest has done to its command register: its rings go on all the same.
+        dev.decode_memory();
         let live = matches!(self.mode, Mode::Assigned) && self.adapter.is_active(&mut RealVf(dev));
         if live && self.refusal(dev).is_none() {
             // Runs for a moment: only a ring that is served yields its contexts and its cut frame.
@@ -139,10 +141,14 @@ impl Inner {
 
     /// Sees to it that nothing is written directly, also by a VF that had no ring as it was stopped and gets one now. If it
     /// cannot be captured, what its user has copied meanwhile must not become an image.
-    fn serve_on(&mut self, dev: &Device<Vf>) -> Result {
+    pub(crate) fn serve_on(&mut self, dev: &Device<Vf>) -> Result {
         let known = core::mem::replace(&mut self.maybe_tracked, true);
         if matches!(self.mode, Mode::Assigned) {
-            self.unseen |= self.refusal(dev).is_some() || self.capture(dev, true).is_err();
+            dev.decode_memory();
+            // With a ring it has written all the time: it could not be captured as it was stopped.
+            self.unseen |= self.adapter.is_active(&mut RealVf(dev))
+                || self.refusal(dev).is_some()
+                || self.capture(dev, true).is_err();
         }
         if matches!(self.mode, Mode::Dead(_)) {
             return Err(EIO);
@@ -156,14 +162,20 @@ impl Inner {
         Ok(())
     }
 
-    fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
-        if self.unseen && self.log.is_none() {
-            dev_warn_ratelimited!(
-                dev,
-                "semiassign: cannot migrate: ran assigned while its user may have been tracking\n"
-            );
-            return Err(EOPNOTSUPP);
+    /// Whether what a user who has never entered PRE_COPY has copied can be the whole.
+    fn check_seen(&self, dev: &Device<Vf>) -> Result {
+        if !self.unseen || self.log.is_some() {
+            return Ok(());
         }
+        dev_warn_ratelimited!(
+            dev,
+            "semiassign: cannot migrate: ran assigned while its user may have been tracking\n"
+        );
+        Err(EOPNOTSUPP)
+    }
+
+    fn stop_to_stop_copy(&mut self, dev: &Device<Vf>) -> Result<ARef<File>> {
+        self.check_seen(dev)?;
         // A paused VM: should it run again, it runs emulated until the file is gone. A container reports all of its memory,
         // once more than it has to: nobody waits for this VM, and whoever never enters PRE_COPY comes this way, too.
         self.begin_tracking(dev)?;

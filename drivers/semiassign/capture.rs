@@ -82,6 +82,7 @@ impl Inner {
     ///
     /// `EOPNOTSUPP`; the reason was logged.
     pub(crate) fn check_capture(&self, dev: &Device<Vf>) -> Result {
+        dev.decode_memory();
         match self.refusal(dev) {
             None => Ok(()),
             Some(reason) => {
@@ -108,6 +109,7 @@ impl Inner {
             dev_warn_ratelimited!(dev, "semiassign: cannot capture: {:?}\n", e);
         })?;
         dev.decode_memory();
+        dev.data().get_ref().look_for_master(dev);
         self.take_over(dev, private, pages)?;
         if run {
             self.run(dev);

@@ -101,7 +101,7 @@ fn fault(e: Error) -> Fault {
 }
 
 impl Guest<'_> {
-    /// A guest that takes the bus from its VF does not expect it to write: not before it has it back.
+    /// A guest that takes the bus from its VF does not expect it to write, or to send: not before it has it back.
     fn check_master(&self) -> Result<(), Fault> {
         if self.dev.data().get_ref().is_master() {
             Ok(())
@@ -145,6 +145,7 @@ impl GuestMemory for Guest<'_> {
         to: usize,
         len: usize,
     ) -> Result<(), Fault> {
+        self.check_master()?;
         self.dev
             .dma_read_to(at.0, self.area, to, len)
             .map_err(fault)

@@ -28,7 +28,13 @@ struct Pin {
     known: CondVar,
 }
 
-pub(crate) struct Pinner(Arc<Pin>);
+struct Pinner(Arc<Pin>);
+
+/// One that a signal has ended the wait for.
+pub(crate) struct Pinning {
+    pin: Arc<Pin>,
+    _thread: Worker<Pinner>,
+}
 
 impl Turn for Pinner {
     fn turn(&self) -> u64 {
@@ -49,6 +55,10 @@ impl Inner {
     /// Has a container report what is written, and not all that it has mapped. Only for a user that enters PRE_COPY before it
     /// copies memory: for any other one, direct DMA of before the capture would stay unseen.
     pub(crate) fn narrow(&mut self, dev: &Device<Vf>) {
+        let known = self.pinning.as_ref().and_then(|p| *p.pin.pinned.lock());
+        if let Some(pinned) = known {
+            (self.narrowed, self.pinning) = (pinned, None);
+        }
         if self.narrowed || self.log.is_some() {
             return;
         }
@@ -83,7 +93,11 @@ impl Inner {
         drop(pinned);
         match known {
             Some(_) => drop(thread),
-            None => self.pinner = Some(thread),
+            // It may yet be.
+            None => {
+                let _thread = thread;
+                self.pinning = Some(Pinning { pin, _thread });
+            }
         }
         Ok(known.unwrap_or(true))
     }

@@ -7,12 +7,14 @@
 
 use crate::capture::{self, Mode, Motion};
 use crate::lend::{Mirror, RamPages, RealVf};
+use crate::status::elapsed_ns;
 use crate::vf::{Inner, Vf};
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::poll::PollTable;
 use kernel::sync::Arc;
+use kernel::time::Instant;
 use kernel::uaccess::{UserSliceReader, UserSliceWriter};
 use model::adapter::Layout;
 use model::image::{self, Decoder, Encoder, Refused, Step, Tag};
@@ -160,6 +162,7 @@ impl Inner {
     /// In STOP_COPY, when all that came before was read: stops receiving, and encodes the rest of the image. Not earlier: a
     /// VMM sends the last of its memory first, and what arrives meanwhile still travels.
     fn finish_saving(&mut self, dev: &Device<Vf>) -> Result {
+        let since = Instant::now();
         self.stats.stopped_at_ns = self.stats.now_ns();
         self.halt(dev)?;
         let Self {
@@ -193,6 +196,7 @@ impl Inner {
         saving.append(|encoder, room| encoder.end(room))?;
         saving.complete = true;
         self.stats.state_bytes = saving.out.len() as u64;
+        self.stats.save_ns = elapsed_ns(since);
         Ok(())
     }
 
@@ -226,6 +230,7 @@ impl Inner {
         let id = self.next_session();
         let decoder = Decoder::new(dev.data().get_ref().layout());
         let file = ResumingFile::open(dev, id)?;
+        self.stats.load_ns = 0;
         self.session = Session::Resuming(Resuming {
             id,
             decoder,
@@ -267,6 +272,7 @@ impl Inner {
                 } => {
                     let payload = have.get(start..end).ok_or(Refused("bad section"))?;
                     let mut r = image::Reader::new(payload);
+                    let since = Instant::now();
                     match tag {
                         Tag::Control => adapter.load_control(&mut r, &mut RealVf(dev))?,
                         Tag::State => {
@@ -285,6 +291,10 @@ impl Inner {
                             *motion = Motion::Listening;
                             stats.listening_at_ns = stats.now_ns();
                         }
+                    }
+                    // What comes before is from a guest that runs.
+                    if tag != Tag::Control {
+                        stats.load_ns += elapsed_ns(since);
                     }
                     done += consumed;
                 }
@@ -361,7 +371,7 @@ impl DataFile for SavingFile {
         table.register_wait(file, &vf.news);
         let inner = vf.peek();
         match &inner.session {
-            Session::Saving(s) if s.id == self.id => inner.has_news(),
+            Session::Saving(s) if s.id == self.id => inner.has_news() || vf.was_reset(),
             // An error is one as well.
             _ => true,
         }

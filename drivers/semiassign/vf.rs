@@ -11,9 +11,9 @@ use crate::dirty::DirtyLog;
 use crate::lend::{RamPages, RealVf};
 use crate::registry;
 use crate::relay::Relay;
-use crate::scope::Pinner;
+use crate::scope::Pinning;
 use crate::session::Session;
-use crate::status::{Stats, StatusFile};
+use crate::status::{elapsed_ns, Stats, StatusFile};
 use core::ops::Range;
 use kernel::fs::File;
 use kernel::new_poll_condvar;
@@ -23,6 +23,7 @@ use kernel::sync::atomic::{Acquire, AtomicFlag, Full, Release};
 use kernel::sync::lock::{mutex::MutexBackend, Guard};
 use kernel::sync::poll::PollCondVar;
 use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::time::Instant;
 use kernel::{device, pci};
 use model::adapter::{Adapter, Layout};
 use model::io::Registers;
@@ -84,7 +85,7 @@ pub(crate) struct Inner {
     pub(crate) log: Option<DirtyLog>,
     pub(crate) worker: Option<Worker<Relay>>,
     /// Pins a page for longer than its user had time for.
-    pub(crate) pinner: Option<Worker<Pinner>>,
+    pub(crate) pinning: Option<Pinning>,
     pub(crate) stats: Stats,
 }
 
@@ -134,7 +135,8 @@ impl Vf {
         self.look_for_master(dev);
     }
 
-    fn look_for_master(&self, dev: &Device<Self>) {
+    /// The flag is right once somebody with the lock of the VF has looked.
+    pub(crate) fn look_for_master(&self, dev: &Device<Self>) {
         self.is_master.store(dev.is_master(), Release);
     }
 
@@ -166,7 +168,12 @@ impl Inner {
         if matches!(self.mode, Mode::Dead(_)) {
             return;
         }
-        self.state = State::Running;
+        // He may have been tracking one that was stopped. Nobody does one that is being loaded.
+        let stopped = matches!(
+            core::mem::replace(&mut self.state, State::Running),
+            State::RunningP2p | State::PreCopyP2p | State::Stop | State::StopCopy
+        );
+        dev.data().get_ref().look_for_master(dev);
         // The user clears the command register before it resets.
         dev.decode_memory();
         let Self { adapter, mode, .. } = self;
@@ -177,6 +184,10 @@ impl Inner {
                 self.run(dev);
             }
             _ => adapter.reset(&mut RealVf(dev), None),
+        }
+        if stopped && self.narrowed && self.log.is_none() {
+            // If that kills it, its state says so.
+            let _ = self.serve_on(dev);
         }
     }
 
@@ -219,7 +230,7 @@ impl Operations for Vf {
                     release_refused: false,
                     log: None,
                     worker: None,
-                    pinner: None,
+                    pinning: None,
                     stats: Stats::new(),
                 }, "semiassign:vf"),
                 shown <- new_mutex!(None, "semiassign:shown"),
@@ -289,7 +300,7 @@ impl Operations for Vf {
         // The threads end first; the worker needs the lock to end its turn.
         let threads = {
             let mut inner = vf.inner.lock();
-            (inner.worker.take(), inner.pinner.take())
+            (inner.worker.take(), inner.pinning.take())
         };
         drop(threads);
         let mut inner = vf.inner.lock();
@@ -314,12 +325,16 @@ impl Operations for Vf {
 
     fn returning(dev: &Device<Self>, configured: bool) {
         let vf = dev.data().get_ref();
-        if configured {
-            vf.look_for_master(dev);
+        if !configured && !vf.was_reset() {
+            return;
         }
-        // A turn of the worker that this has met ends first: then nothing is written any more that must not be.
-        if configured || vf.was_reset() {
-            drop(vf.lock(dev));
+        // At once, for a turn of the worker that this has met; and that turn ends first, so that nothing is written any more that
+        // must not be.
+        vf.look_for_master(dev);
+        let _inner = vf.lock(dev);
+        if configured {
+            // The user has had his say.
+            vf.keep_master(dev);
         }
     }
 
@@ -388,8 +403,14 @@ impl Operations for Vf {
     }
 
     fn set_state(dev: &Device<Self>, to: State) -> Result<Option<ARef<File>>> {
+        let since = Instant::now();
         let vf = dev.data().get_ref();
-        let result = vf.lock(dev).set_state(dev, to);
+        let mut inner = vf.lock(dev);
+        let result = inner.set_state(dev, to);
+        if to == State::PreCopy {
+            inner.stats.precopy_ns = elapsed_ns(since);
+        }
+        drop(inner);
         vf.news.notify_all();
         result
     }

@@ -17,6 +17,7 @@ use crate::kernel;
 use crate::l1::{host_path, BUILD};
 use crate::l1_qemu;
 use crate::scenario;
+use crate::soak;
 use crate::suite::Series;
 pub use figures::{percentile, Figures};
 
@@ -47,11 +48,19 @@ fn environment() -> Result<String> {
     };
     let date = command::run("date -u +%F")?;
     Ok(format!(
-        "{}, {cores} cores; L1 {l1}, with {}; the guest under KVM of QEMU {l2}. The adapters are emulated, and the guest is \
+        "{}, {cores} cores{}; L1 {l1}, with {}; the guest under KVM of QEMU {l2}; semiassign.ko {}. The adapters are emulated, and the guest is \
          nested: compare what is in one table, the times are not those of hardware.",
         date.trim(),
+        processor().map_or(String::new(), |name| format!(" of {name}")),
         kernel::release(),
+        &soak::module()?[..8],
     ))
+}
+
+fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(": ")?.1.to_owned())
 }
 
 /// Measures the parts whose names contain `word`, and writes the report of these.

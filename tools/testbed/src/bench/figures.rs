@@ -88,21 +88,28 @@ impl Figures {
 }
 
 impl Subject {
-    /// Round by round, how many times what `base` has.
+    /// Round by round, how many times what `base` has. The middle of logarithms, so that it is the same whoever is the base.
     pub fn ratio_to(&self, base: &Self) -> Option<Median> {
-        if self.values.len() != base.values.len() {
+        let pairs = self.values.iter().zip(&base.values);
+        let ratios: Vec<f64> = pairs.map(|(own, base)| (own / base).ln()).collect();
+        if self.values.len() != base.values.len() || ratios.iter().any(|r| !r.is_finite()) {
             return None;
         }
-        let pairs = self.values.iter().zip(&base.values);
-        median(&pairs.map(|(own, base)| own / base).collect::<Vec<_>>())
+        median(&ratios).map(|Median { value, between }| Median {
+            value: value.exp(),
+            between: between.map(|(from, to)| (from.exp(), to.exp())),
+        })
     }
 
     pub fn median(&self) -> Option<Median> {
         median(&self.values)
     }
 
+    /// Nothing, if there are so few values that it would be the largest.
     pub fn percentile(&self, percent: usize) -> Option<f64> {
-        percentile(&sorted(&self.values), percent)
+        let sorted = sorted(&self.values);
+        let enough = percent == 100 || sorted.len() * (100 - percent) >= 100;
+        enough.then(|| percentile(&sorted, percent)).flatten()
     }
 }
 
@@ -196,6 +203,31 @@ mod tests {
         assert!(of(4).ratio_to(&of(4)).is_some());
         assert!(of(1).ratio_to(&of(2)).is_none());
         assert!(of(8).ratio_to(&of(4)).is_none());
+    }
+
+    #[test]
+    fn a_ratio_is_one_by_its_other_way_round() {
+        let of = |values: &[f64]| Subject {
+            name: String::new(),
+            values: values.to_vec(),
+        };
+        let (one, two) = (of(&[1.0, 1.0]), of(&[1.0, 4.0]));
+        let [there, back] = [two.ratio_to(&one), one.ratio_to(&two)];
+        let [there, back] = [there, back].map(|ratio| ratio.unwrap().value);
+        assert!((there - 2.0).abs() < 1e-9 && (there * back - 1.0).abs() < 1e-9);
+        // Nothing can be said of times nothing.
+        assert!(of(&[1.0, 0.0]).ratio_to(&one).is_none());
+        assert!(one.ratio_to(&of(&[1.0, 0.0])).is_none());
+    }
+
+    #[test]
+    fn a_percentile_of_few_values_is_none() {
+        let of = |count: u32| Subject {
+            name: String::new(),
+            values: (1..=count).map(f64::from).collect(),
+        };
+        assert_eq!([99, 100].map(|p| of(99).percentile(p)), [None, Some(99.0)]);
+        assert_eq!(of(200).percentile(99), Some(198.0));
     }
 
     #[test]

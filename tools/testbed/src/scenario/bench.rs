@@ -71,15 +71,30 @@ impl Record {
     fn note_phases(&mut self, subject: &str, left: &str, arrived: &str) -> Result<()> {
         let (source, destination) = (Status::read(left)?, Status::read(arrived)?);
         let deaf = Deaf::between(&source, &destination)?.switch;
-        for (what, ns) in [
-            ("deaf", deaf.end.saturating_sub(deaf.start)),
-            ("capture", source.number("capture_ns")?),
-            ("stop", source.number("stop_ns")?),
-            ("resume", destination.number("resume_ns")?),
-            ("release", destination.number("release_ns")?),
+        let mut standing = 0;
+        for (what, status, key) in [
+            ("request for PRE_COPY", &source, "precopy_ns"),
+            ("capture", &source, "capture_ns"),
+            ("stop", &source, "stop_ns"),
+            ("save", &source, "save_ns"),
+            ("load", &destination, "load_ns"),
+            ("resume", &destination, "resume_ns"),
+            ("release", &destination, "release_ns"),
         ] {
+            let ns = status.number(key)?;
             self.note(what, "ms", subject, ms(ns));
+            if ["stop", "save", "load", "resume"].contains(&what) {
+                standing += ns;
+            }
         }
+        self.note(
+            "stop, save, load and resume together",
+            "ms",
+            subject,
+            ms(standing),
+        );
+        let ns = deaf.end.saturating_sub(deaf.start);
+        self.note("deaf", "ms", subject, ms(ns));
         Ok(())
     }
 
@@ -150,15 +165,45 @@ fn tap(bed: &Bed, pf: usize, name: &str, mac: &str) -> Result<Rc<Tap>> {
     Ok(Rc::new(tap))
 }
 
-/// All loads of one round; who comes first changes from round to round.
+/// All loads of one round.
 fn run_loads(record: &mut Record, round: u32, subjects: &[Subject]) -> Result<()> {
     for load in Load::ALL {
-        for turn in 0..subjects.len() {
-            let subject = &subjects[(turn + round as usize) % subjects.len()];
-            for (what, unit, value) in load::measure(&subject.ip(), load, LOAD_TIME)? {
-                record.note(what, unit, subject.name, value);
-            }
+        for subject in in_turn(subjects, round) {
+            run_load(record, subject, load)?;
         }
     }
     record.save()
+}
+
+fn run_load(record: &mut Record, subject: &Subject, load: Load) -> Result<()> {
+    for (what, unit, value) in load::measure(&subject.ip(), load, LOAD_TIME)? {
+        record.note(what, unit, subject.name, value);
+    }
+    Ok(())
+}
+
+/// All of them, in another order from round to round: each comes first, and after each other one, as often.
+fn in_turn<T>(all: &[T], round: u32) -> Vec<&T> {
+    let round = round as usize;
+    let (first, back) = (round % all.len(), round / all.len() % 2 == 1);
+    let mut order: Vec<&T> = all[first..].iter().chain(&all[..first]).collect();
+    if back {
+        order.reverse();
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_turn;
+
+    #[test]
+    fn whoever_is_measured_comes_first_and_after_each_other_one_as_often() {
+        let mut orders: Vec<Vec<&u8>> = (0..6).map(|round| in_turn(&[1, 2, 3], round)).collect();
+        orders.sort();
+        orders.dedup();
+        assert_eq!(orders.len(), 6);
+        let two: Vec<Vec<&u8>> = (0..4).map(|round| in_turn(&[1, 2], round)).collect();
+        assert_eq!(two, [[&1, &2], [&2, &1], [&2, &1], [&1, &2]]);
+    }
 }

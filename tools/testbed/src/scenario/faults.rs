@@ -54,7 +54,7 @@ pub fn guest_driver_in_every_phase(bed: &Bed) -> Result<()> {
     row(bed, "driver loaded again", load_driver, &GUEST_RUNS, go_on)?;
     row(bed, "bus mastering off, on", bus_master, &GUEST_RUNS, go_on)?;
     row(bed, "memory decoding off, on", decoding, &GUEST_RUNS, go_on)?;
-    let phases = [PreCopy, Emulated];
+    let phases = [Assigned, PreCopy, Emulated];
     row(
         bed,
         "stopped with decoding off",

@@ -426,13 +426,14 @@ impl Walk<'_> {
         let legal = match (data.saving, live) {
             (true, _) => result == Err(Errno::EBADF),
             (false, false) => result == Err(Errno::ENODEV),
-            (false, true) if good.is_some() => result == Ok(bytes.len()),
+            // A part is taken at a time.
+            (false, true) if good.is_some() => matches!(result, Ok(1..)),
             // A length that garbage says may be waited for.
             (false, true) => matches!(result, Ok(_) | Err(Errno::EINVAL)),
         };
         ensure!(legal, "file {} in {:?}: {result:?}", data.id, self.state);
         if live && !data.saving {
-            self.loaded = good.map(|from| from + bytes.len());
+            self.loaded = good.map(|from| from + result.unwrap_or(0));
         }
         Ok(())
     }
@@ -440,6 +441,9 @@ impl Walk<'_> {
     fn reset(&mut self) -> Result<()> {
         self.trace.push("reset".into());
         self.machine.device.reset()?;
+        // Its user may have begun to track one that did not run, as far as the driver knows.
+        let ran = [State::Running, State::PreCopy, State::Resuming].contains(&self.state);
+        self.stopped |= !ran;
         self.state = State::Running;
         (self.session, self.loaded, self.guest) = (None, None, None);
         Ok(())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
-use super::{ms, run_loads, tap, vf, Record, Subject, SEMIASSIGN, VHOST};
+use super::{in_turn, ms, run_load, run_loads, tap, vf, Record, Subject, SEMIASSIGN, VHOST};
 use crate::host::{self, GUEST_IP};
 use crate::kernel;
 use crate::l2::{Options, L2};
@@ -28,29 +28,43 @@ pub fn emulated(bed: &Bed) -> Result<()> {
     let (mut guest, others) = guest(bed)?;
     let ours = |name| Subject { name, network: 0 };
     for round in 0..record.rounds {
-        println!("@progress assigned, round {}", round + 1);
-        run_loads(&mut record, round, &[ours("assigned"), others("vhost")])?;
-        println!("@progress emulated, round {}", round + 1);
-        begin(&mut guest)?;
-        let workers = Workers::of_all_vfs()?;
-        let (before, spent) = (Status::read(&guest.vf)?, workers.spent_ns()?);
-        run_loads(
-            &mut record,
-            round,
-            &[ours("emulated"), others("vhost, tracked")],
-        )?;
-        let after = Status::read(&guest.vf)?;
-        let relayed = frames(&after)? - frames(&before)?;
-        record.note(
-            "CPU of the worker",
-            "us a frame",
-            "emulated",
-            (workers.spent_ns()? - spent) as f64 / 1e3 / relayed as f64,
-        );
-        note_idle(&mut record, &workers)?;
-        cancel(&mut guest)?;
+        // Two rounds each begin as the one before has ended.
+        for captured in *in_turn(&[[false, true], [true, false]], round)[0] {
+            let mode = if captured { "emulated" } else { "assigned" };
+            println!("@progress {mode}, round {}", round + 1);
+            if captured {
+                begin(&mut guest)?;
+                emulate(
+                    &mut record,
+                    round,
+                    &guest,
+                    &[ours(mode), others("vhost, tracked")],
+                )?;
+                cancel(&mut guest)?;
+            } else {
+                run_loads(&mut record, round, &[ours(mode), others("vhost")])?;
+            }
+        }
     }
     record.save()
+}
+
+/// The loads of a round on a VF that is captured, the first of the subjects, with what the worker has to do for each.
+fn emulate(record: &mut Record, round: u32, guest: &L2, subjects: &[Subject; 2]) -> Result<()> {
+    let workers = Workers::of_all_vfs()?;
+    for load in Load::ALL {
+        for subject in in_turn(subjects, round) {
+            let (before, spent) = (frames(&Status::read(&guest.vf)?)?, workers.spent_ns()?);
+            run_load(record, subject, load)?;
+            if subject.name == subjects[0].name {
+                let relayed = frames(&Status::read(&guest.vf)?)? - before;
+                let us = (workers.spent_ns()? - spent) as f64 / 1e3;
+                let what = format!("CPU of the worker, {load:?}");
+                record.note(&what, "us a frame", subject.name, us / relayed as f64);
+            }
+        }
+    }
+    note_idle(record, &workers)
 }
 
 /// Nothing is sent for a while: what a VF costs that idles.
@@ -83,6 +97,7 @@ pub fn captures(bed: &Bed) -> Result<()> {
         });
         let result = (0..CAPTURES).try_for_each(|number| {
             println!("@progress capture and release {}", number + 1);
+            ensure!(!loads.is_finished(), "the loads have ended before");
             capture_and_release(&mut record, &mut guest)
         });
         ended.store(true, Ordering::Relaxed);
@@ -98,15 +113,21 @@ fn capture_and_release(record: &mut Record, guest: &mut L2) -> Result<()> {
     begin(guest)?;
     let captured = kernel::memory_kib()?;
     cancel(guest)?;
+    let released = kernel::memory_kib()?;
     // QEMU's own bitmaps are part of it, and the buffers of the loads are noise.
-    record.note(
-        "kernel memory of a captured VF, and a migration",
-        "MiB",
-        SEMIASSIGN,
-        (captured as f64 - before as f64) / 1024.0,
-    );
+    for (what, after) in [
+        ("kernel memory of a captured VF, and a migration", captured),
+        ("the same once it is assigned again", released),
+    ] {
+        let mib = (after as f64 - before as f64) / 1024.0;
+        record.note(what, "MiB", SEMIASSIGN, mib);
+    }
     let status = Status::read(&guest.vf)?;
-    for (what, key) in [("capture", "capture_ns"), ("release", "release_ns")] {
+    for (what, key) in [
+        ("request for PRE_COPY", "precopy_ns"),
+        ("capture", "capture_ns"),
+        ("release", "release_ns"),
+    ] {
         record.note(what, "ms", SEMIASSIGN, ms(status.number(key)?));
     }
     record.save()

@@ -49,6 +49,7 @@ pub fn memory(bed: &Bed) -> Result<()> {
 /// container.
 fn note_stalls(record: &mut Record, subject: &str, guest: &mut Guest) -> Result<()> {
     begin(&mut guest.machine)?;
+    note_accesses(record, &format!("{subject}, no sync"), guest)?;
     // No downtime is short enough, so that it goes on for ever.
     migration::limit(&mut guest.machine, 1 << 30, 0)?;
     let first = syncs(guest)?;
@@ -56,13 +57,18 @@ fn note_stalls(record: &mut Record, subject: &str, guest: &mut Guest) -> Result<
         Ok((syncs(guest)? > first + 1).then_some(()))
     })?;
     let before = syncs(guest)?;
+    note_accesses(record, subject, guest)?;
+    let during = syncs(guest)? - before;
+    cancel(&mut guest.machine)?;
+    record.note("dirty syncs meanwhile", "", subject, during as f64);
+    Ok(())
+}
+
+fn note_accesses(record: &mut Record, subject: &str, guest: &Guest) -> Result<()> {
     let workers = Workers::of_all_vfs()?;
     let mut calls = trace::durations("vfio_dma_rw", &workers.pids, || {
         load::measure(&guest.ip(), Load::TcpIn, LOAD_TIME).map(drop)
     })?;
-    let during = syncs(guest)? - before;
-    cancel(&mut guest.machine)?;
-    record.note("dirty syncs meanwhile", "", subject, during as f64);
     calls.sort_unstable_by(f64::total_cmp);
     for (which, percent) in [("p50", 50), ("p99", 99), ("longest", 100)] {
         let us = percentile(&calls, percent).context("the relay has touched no guest memory")?;

@@ -134,11 +134,11 @@ impl Contender {
         self.side = other;
         self.wait_ready()?;
         pinger.require_sound(SOON)?;
+        let gap_out = probe.longest_gap(from);
 
         let after = settled(&probe, &mut self.guest)?;
         let (lost_in, again_in) = after.arrived.account(to_guest);
         let (lost_out, again_out) = probe.arrived().account(to_client);
-        let gap_out = probe.longest_gap(from);
         probe.finish()?;
         let pings = pinger.finish()?;
         for (what, unit, value) in [
@@ -152,7 +152,7 @@ impl Contender {
             ),
             ("lost to the guest", "datagrams", f64::from(lost_in)),
             (
-                "lost by the guest's own socket",
+                "of these by the guest's own socket",
                 "datagrams",
                 f64::from(after.overflowed.saturating_sub(before.overflowed)),
             ),

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::emulated::{begin, cancel, guest};
-use super::{ms, Record, LOAD_TIME};
+use super::{in_turn, ms, Record, LOAD_TIME};
 use crate::host::GUEST_IP;
 use crate::load::{self, Load};
 use crate::scenario::bed::{require_ping, Bed};
@@ -22,7 +22,7 @@ pub fn rings(bed: &Bed) -> Result<()> {
     let mut record = Record::begin("rings")?;
     let (mut guest, _) = guest(bed)?;
     for round in 0..record.rounds {
-        for (subject, length) in LENGTHS {
+        for (subject, length) in in_turn(&LENGTHS, round).into_iter().copied() {
             println!("@progress {subject}, round {}", round + 1);
             guest.agent.sh(&format!("@rings eth0 {length}"))?;
             require_ping(GUEST_IP, 56)?;
