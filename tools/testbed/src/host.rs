@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
 use crate::clock::wait_for;
-use crate::command::{only_entry, run, write};
+use crate::command::{only_entry, read, run, write};
 use crate::namespace::{self, CLIENT};
 
 const PFS: [&str; 2] = ["0000:01:00.0", "0000:02:00.0"];
@@ -164,6 +164,25 @@ pub fn unbind(bdf: &str) -> Result<()> {
 }
 
 /// The modules that a Debian user loads; the module under test may not have been built yet.
+/// Has the vectors of a VF that a guest has enabled come to one processor after the other, always the same: the kernel places
+/// them by what it finds, and one that shares its processor with a load is slower.
+pub fn spread_interrupts(bdf: &str) -> Result<()> {
+    let processors = std::thread::available_parallelism()?.get();
+    let text = read("/proc/interrupts")?;
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("vfio-msi") && line.contains(bdf));
+    let irqs: Vec<&str> = lines
+        .filter_map(|line| Some(line.split_once(':')?.0.trim()))
+        .collect();
+    ensure!(!irqs.is_empty(), "{bdf} has no vector in {text}");
+    for (vector, irq) in irqs.into_iter().enumerate() {
+        let processor = (vector % processors).to_string();
+        write(format!("/proc/irq/{irq}/smp_affinity_list"), &processor)?;
+    }
+    Ok(())
+}
+
 pub fn load_semiassign() -> Result<()> {
     run("modprobe semiassign")
         .context("is it built? `make modules`")

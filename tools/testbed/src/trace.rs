@@ -13,14 +13,17 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 /// A trace point, and the condition on which it counts.
 pub struct Event {
     /// `group/name`.
-    pub name: &'static str,
+    pub name: String,
     /// Nothing, if it always does.
     pub filter: String,
 }
 
 impl Event {
     fn file(&self, what: &str) -> PathBuf {
-        Path::new(TRACEFS).join("events").join(self.name).join(what)
+        Path::new(TRACEFS)
+            .join("events")
+            .join(&self.name)
+            .join(what)
     }
 
     fn trigger(&self) -> String {
@@ -54,6 +57,30 @@ pub fn count<T>(events: &[Event], run: impl FnOnce() -> Result<T>) -> Result<(T,
         write(event.file("trigger"), &format!("!{}", event.trigger()))?;
     }
     Ok((result?, hits?))
+}
+
+/// Counts calls of `functions` of the kernel while `run` runs.
+pub fn count_calls<T>(
+    functions: &[&str],
+    run: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<u64>)> {
+    prepare()?;
+    let probes = Path::new(TRACEFS).join("kprobe_events");
+    let lines: Vec<String> = functions
+        .iter()
+        .map(|function| format!("p:bed/{function} {function}"))
+        .collect();
+    write(&probes, &lines.join("\n"))?;
+    let events: Vec<Event> = functions
+        .iter()
+        .map(|function| Event {
+            name: format!("bed/{function}"),
+            filter: String::new(),
+        })
+        .collect();
+    let result = count(&events, run);
+    write(&probes, "")?;
+    result
 }
 
 /// How long each call of `function` by one of the threads `pids` took while `run` ran, in microseconds.
