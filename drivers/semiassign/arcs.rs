@@ -111,6 +111,9 @@ impl Inner {
         if live && self.refusal(dev).is_none() {
             // Runs for a moment: only a ring that is served yields its contexts and its cut frame.
             self.capture(dev, true)?;
+        } else if live {
+            // It writes on, and its user may begin to track.
+            self.unseen |= self.narrowed && self.log.is_none();
         }
         self.pause(dev)?;
         self.stats.stop_ns = elapsed_ns(since);
@@ -145,10 +148,7 @@ impl Inner {
         let known = core::mem::replace(&mut self.maybe_tracked, true);
         if matches!(self.mode, Mode::Assigned) {
             dev.decode_memory();
-            // With a ring it has written all the time: it could not be captured as it was stopped.
-            self.unseen |= self.adapter.is_active(&mut RealVf(dev))
-                || self.refusal(dev).is_some()
-                || self.capture(dev, true).is_err();
+            self.unseen |= self.refusal(dev).is_some() || self.capture(dev, true).is_err();
         }
         if matches!(self.mode, Mode::Dead(_)) {
             return Err(EIO);

@@ -300,6 +300,8 @@ impl Operations for Vf {
         // The threads end first; the worker needs the lock to end its turn.
         let threads = {
             let mut inner = vf.inner.lock();
+            // Whoever looks after a reset meanwhile must not capture it for what is over, and start another one.
+            inner.narrowed = false;
             (inner.worker.take(), inner.pinning.take())
         };
         drop(threads);
@@ -328,9 +330,11 @@ impl Operations for Vf {
         if !configured && !vf.was_reset() {
             return;
         }
-        // At once, for a turn of the worker that this has met; and that turn ends first, so that nothing is written any more that
-        // must not be.
-        vf.look_for_master(dev);
+        if configured {
+            // At once, for a turn of the worker that this has met.
+            vf.look_for_master(dev);
+        }
+        // That turn ends first, so that nothing is written any more that must not be.
         let _inner = vf.lock(dev);
         if configured {
             // The user has had his say.

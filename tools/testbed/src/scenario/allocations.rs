@@ -126,7 +126,7 @@ pub fn every_allocation_may_fail(bed: &Bed) -> Result<()> {
     let fail = FailNth::new()?;
     let _quiet = QuietConsole::new()?;
     opens(&vfs.a, &memory, &fail)?;
-    {
+    let image = {
         let machine = Machine::open(&vfs.a, &memory)?;
         let mut source = Source {
             vf: &vfs.a,
@@ -139,11 +139,13 @@ pub fn every_allocation_may_fail(bed: &Bed) -> Result<()> {
         source.saves(&fail)?;
         source.reads(&fail)?;
         source.releases(&fail)?;
-        let (image, _) = save(&machine.device, || Ok(()))?;
-        machine.device.go(State::Running)?;
-        resumes(&machine.device, &image, &fail)?;
-        starts(&machine.device, &image, &fail)?;
-    }
+        source.image()?
+    };
+    // As at a destination, which has never saved, and is captured for each image anew.
+    let machine = Machine::open(&vfs.a, &memory)?;
+    resumes(&vfs.a, &machine.device, &image, &fail)?;
+    starts(&machine.device, &image, &fail)?;
+    drop(machine);
     let machine = Machine::open(&vfs.a, &memory)?;
     require_usable(&vfs.a, &machine, &memory, &peer)?;
     memory.check_canaries()
@@ -203,6 +205,11 @@ impl Source<'_> {
         ensure!(state == State::Running, "it is {state:?}");
         require_assigned(self.vf)?;
         exchange(&mut self.guest, self.peer, FEW).map(drop)
+    }
+
+    fn image(&mut self) -> Result<Vec<u8>> {
+        let (image, _) = save(self.device, || Ok(()))?;
+        Ok(image)
     }
 
     fn captures(&mut self, fail: &FailNth) -> Result<()> {
@@ -322,8 +329,9 @@ fn starts(device: &Device, image: &[u8], fail: &FailNth) -> Result<()> {
 }
 
 /// A device that cannot take an image takes it the next time.
-fn resumes(device: &Device, image: &[u8], fail: &FailNth) -> Result<()> {
+fn resumes(vf: &str, device: &Device, image: &[u8], fail: &FailNth) -> Result<()> {
     Tally::of("resume", fail, |run| {
+        require_assigned(vf)?;
         let mut result = Ok(());
         run(&mut || result = load(device, image))?;
         let refused = match result {

@@ -14,6 +14,7 @@ use super::cell::{
 use super::vmm_bed::{bounded, memory, peer, require_usable, vfs, QuietConsole, MAC};
 use crate::clock::wait_for;
 use crate::host::device;
+use crate::status::Status;
 use crate::vmm::device::{Device, BUS_MASTER, MEMORY_SPACE};
 use crate::vmm::guest::Guest;
 use crate::vmm::memory::Memory;
@@ -137,6 +138,8 @@ fn stop_undecoded<'a>(end: &End<'a>) -> Result<Option<Guest<'a>>> {
     };
     end.device.set_command(MEMORY_SPACE, false)?;
     end.device.go(stopped)?;
+    let mode = Status::read(end.vf)?.mode().to_owned();
+    ensure!(mode == "emulated", "stopped, and its VF {mode}");
     end.device.go(running)?;
     end.device.set_command(MEMORY_SPACE, true).map(|()| None)
 }

@@ -200,20 +200,33 @@ fn require_exact(
 pub fn paused_guest_is_tracked_unasked(bed: &Bed) -> Result<()> {
     let vfs = vfs(bed)?;
     let peer = peer(bed)?;
+    for by_reset in [false, true] {
+        require_tracked_unasked(&vfs.a, &peer, by_reset)
+            .with_context(|| format!("runs again by a reset: {by_reset}"))?;
+    }
+    Ok(())
+}
+
+/// A reset makes a device run, too.
+fn require_tracked_unasked(vf: &str, peer: &Peer, by_reset: bool) -> Result<()> {
     let memory = memory()?;
-    let machine = Machine::open(&vfs.a, &memory)?;
+    let machine = Machine::open(vf, &memory)?;
     let device = &machine.device;
     let file = device.open_data(State::PreCopy)?;
     device.go(State::Running)?;
     drop(file);
-    status::wait_mode(&vfs.a, "assigned", SOON)?;
+    status::wait_mode(vf, "assigned", SOON)?;
 
     device.go(State::Stop)?;
     machine.container.start_tracking()?;
     memory.copy_all();
-    device.go(State::Running)?;
+    if by_reset {
+        device.reset()?;
+    } else {
+        device.go(State::Running)?;
+    }
     let mut guest = Guest::start(device, &memory, MAC)?;
-    exchange(&mut guest, &peer, LAP)?;
+    exchange(&mut guest, peer, LAP)?;
     device.go(State::Stop)?;
     let changed = memory.differing().len();
     ensure!(
@@ -234,8 +247,8 @@ pub fn paused_guest_is_tracked_unasked(bed: &Bed) -> Result<()> {
     memory.forget_copy();
     device.go(State::Running)?;
     drop(file);
-    status::wait_mode(&vfs.a, "assigned", SOON)?;
-    exchange(&mut guest, &peer, LAP)?;
+    status::wait_mode(vf, "assigned", SOON)?;
+    exchange(&mut guest, peer, LAP)?;
     memory.check_canaries()
 }
 
