@@ -52,15 +52,12 @@ pub fn finds_leaks() -> bool {
     Path::new(KMEMLEAK).exists()
 }
 
-/// Has kmemleak look for memory that nobody points to; each leak with the frames that allocated it. `last` waits until no
-/// object is too young to be found.
-pub fn leaks(last: bool) -> Result<Vec<String>> {
+/// Has kmemleak look for memory that nobody points to; each leak with the frames that allocated it.
+pub fn leaks() -> Result<Vec<String>> {
     if !finds_leaks() {
         return Ok(Vec::new());
     }
-    if last {
-        std::thread::sleep(YOUNG);
-    }
+    std::thread::sleep(YOUNG);
     // Stacks of processes that are gone are kept for the next ones, and what they point to is not taken for leaked.
     for _ in 0..NEW_STACKS {
         command::run("true")?;
@@ -75,11 +72,11 @@ pub fn leaks(last: bool) -> Result<Vec<String>> {
     Ok(leaks.map(|leak| leak.trim().to_owned()).collect())
 }
 
-/// Fails if any memory was leaked that we, or VFIO for us, had allocated.
+/// Fails if any memory was leaked since the last search that we, or VFIO for us, had allocated.
 ///
 /// Returns all that was found, whoever leaked it.
-pub fn check_leaks(last: bool) -> Result<String> {
-    let found = leaks(last)?;
+pub fn check_leaks() -> Result<String> {
+    let found = leaks()?;
     for leak in &found {
         if ["semiassign", "vfio"].iter().any(|who| leak.contains(who)) {
             bail!("leaked: {leak}");

@@ -97,7 +97,7 @@ pub const ALL: &[Scenario] = scenarios! {
     killed::closed_in_every_state on both: "a VMM killed in every state of its device",
     walk::every_arc_from_every_state on both: "a random walk over states, files and resets",
     allocations::every_allocation_may_fail on debug: "open, capture, save and resume without each of their allocations, where it can be made to fail",
-    allocations::leaks_are_found on debug: "the search for leaks that follows each scenario, where there is one, finds those of a module that leaks",
+    allocations::leaks_are_found on debug: "the search for leaks that follows scenarios, where there is one, finds those of a module that leaks",
     faults::cable_pulled_in_every_phase on debug: "the PF's cable is pulled and plugged in again",
     faults::pf_reset_in_every_phase on debug: "the PF goes down and up, or gets another MTU",
     faults::destination_pf_is_down on debug: "the destination refuses what its PF does not answer",
@@ -111,6 +111,9 @@ pub const ALL: &[Scenario] = scenarios! {
     kunit::kunit_suites on debug: "what only the kernel can test, where it has KUnit",
     control_page::control_page_mapped_is_unmigratable on both: "a VMM that maps all of BAR 0",
 };
+
+/// A search for leaks takes half a minute on the debug kernel, so that so many scenarios have one together.
+const SEARCH_EVERY: usize = 6;
 
 /// How the failure of a scenario begins after which L1's kernel log has a warning or worse.
 pub const KERNEL_COMPLAINED: &str = "the kernel complained";
@@ -181,8 +184,9 @@ pub fn run_in_l1(names: &[String], share: &Path) -> Result<()> {
         println!("@progress {name}");
         let start = Instant::now();
         let bed = Bed::new(&host, name);
-        let last = number + 1 == names.len();
-        let result = bed.check_kernel_after((scenario.run)(&bed), last);
+        let done = number + 1;
+        let search = done == names.len() || done % SEARCH_EVERY == 0;
+        let result = bed.check_kernel_after((scenario.run)(&bed), search);
         bed.save_logs(&share.join("logs").join(name));
         drop(bed);
         let failure = result.err().map(|error| format!("{error:#}"));

@@ -117,9 +117,14 @@ impl<'a> Bed<'a> {
             .unwrap_or_default()
     }
 
-    /// A scenario that passed on a kernel that complained has failed.
-    pub fn check_kernel_after(&self, result: Result<()>, last: bool) -> Result<()> {
-        let leaks = kernel::check_leaks(last);
+    /// A scenario that passed on a kernel that complained has failed. It is not over before leaks were searched for, if that is
+    /// due; those of scenarios before it are found as well.
+    pub fn check_kernel_after(&self, result: Result<()>, search: bool) -> Result<()> {
+        let leaks = if search || result.is_err() {
+            kernel::check_leaks()
+        } else {
+            Ok(String::new())
+        };
         let _ = fs::create_dir_all(&self.folder);
         let _ = fs::write(
             self.folder.join("kmemleak.log"),
