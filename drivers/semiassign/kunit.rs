@@ -313,6 +313,17 @@ mod swap {
     }
 
     #[test]
+    fn a_release_waits_for_memory_to_attach_the_users_domain() -> Result {
+        let dev = device()?;
+        let file = go(&dev, State::PreCopy)?;
+        inject::attach_fails(10, ENOMEM);
+        end(&dev, file)?;
+        assert_eq!(inject::left(), 0);
+        assert!(is_active(&dev));
+        Ok(())
+    }
+
+    #[test]
     fn a_private_domain_that_cannot_be_attached_leaves_the_vf_assigned() -> Result {
         let dev = device()?;
         inject::attach_fails(1, ENODEV);

@@ -14,6 +14,9 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::time::{delay::fsleep, Delta};
 
+/// Without the user's domain the device is lost to its user: what may pass is waited for, memory too.
+const BACK: [Error; 2] = [EBUSY, ENOMEM];
+
 /// Attaching fails with `EBUSY` during a reset of functions with ATS, which takes 100 ms and more: tries, a millisecond or
 /// more apart.
 const ATTACH_TRIES: u32 = 1000;
@@ -336,11 +339,12 @@ impl<T: Operations> Private<T> {
         self.area.as_ref()
     }
 
-    fn attach_group(&self, domain: NonNull<bindings::iommu_domain>) -> Result {
+    /// Tries again for as long as it fails by one of `passing`.
+    fn attach_group(&self, domain: NonNull<bindings::iommu_domain>, passing: &[Error]) -> Result {
         let mut ret = Err(EBUSY);
         for _ in 0..ATTACH_TRIES {
             ret = attach_once(domain, &self.group);
-            if ret != Err(EBUSY) {
+            if ret.is_ok() || ret.is_err_and(|e| !passing.contains(&e)) {
                 break;
             }
             fsleep(Delta::from_millis(1));
@@ -365,12 +369,12 @@ impl<T: Operations> Private<T> {
             .ok_or(AttachError::Undone(ENODEV))?;
         // SAFETY: The group is the device's own, and owned by VFIO while the device is open.
         unsafe { bindings::iommu_detach_group(user.as_ptr(), self.group.as_ptr()) };
-        match self.attach_group(self.domain) {
+        match self.attach_group(self.domain, &[EBUSY]) {
             Ok(()) => {
                 self.user = Some(User { domain: user, life });
                 Ok(())
             }
-            Err(e) => match self.attach_group(user) {
+            Err(e) => match self.attach_group(user, &BACK) {
                 Ok(()) => Err(AttachError::Undone(e)),
                 Err(_) => Err(AttachError::Blocked(e)),
             },
@@ -394,7 +398,7 @@ impl<T: Operations> Private<T> {
             // The user is gone, and its domain with it.
             return Err(ENODEV);
         }
-        self.attach_group(user.domain)
+        self.attach_group(user.domain, &BACK)
     }
 }
 
