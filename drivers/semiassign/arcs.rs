@@ -147,7 +147,6 @@ impl Inner {
     pub(crate) fn serve_on(&mut self, dev: &Device<Vf>) -> Result {
         let known = core::mem::replace(&mut self.maybe_tracked, true);
         if matches!(self.mode, Mode::Assigned) {
-            dev.decode_memory();
             self.unseen |= self.refusal(dev).is_some() || self.capture(dev, true).is_err();
         }
         if matches!(self.mode, Mode::Dead(_)) {

@@ -67,7 +67,11 @@ impl Inner {
             Mode::Dead(_) => Err("the VF is dead until it is closed"),
             _ if vf.trapped_page_is_mapped() => Err("its control page was mapped by the user"),
             Mode::Emulated(_) => Ok(()),
-            Mode::Assigned => Private::check(dev),
+            Mode::Assigned => {
+                // Its registers are looked at, whatever the guest has done to its command register.
+                dev.decode_memory();
+                Private::check(dev)
+            }
         };
         let possible = possible.and_then(|()| match &self.mode {
             Mode::Emulated(e) => self.adapter.check_migratable(&mut RamPages(&e.pages)),
@@ -82,7 +86,6 @@ impl Inner {
     ///
     /// `EOPNOTSUPP`; the reason was logged.
     pub(crate) fn check_capture(&self, dev: &Device<Vf>) -> Result {
-        dev.decode_memory();
         match self.refusal(dev) {
             None => Ok(()),
             Some(reason) => {
