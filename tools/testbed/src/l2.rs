@@ -139,6 +139,8 @@ impl L2 {
             "migration_bitmap_sync_end",
             "vfio_migration_set_state",
             "vmstate_downtime_checkpoint",
+            "vmstate_downtime_save",
+            "vmstate_downtime_load",
             "vfio_save_complete_precopy",
             // What traps: the page of the mailbox.
             "vfio_region_read",

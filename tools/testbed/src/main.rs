@@ -6,6 +6,7 @@ mod bench;
 mod cable;
 mod clock;
 mod command;
+mod downtime;
 mod guest;
 mod host;
 mod inside;

@@ -68,9 +68,9 @@ impl Arrivals {
         Ok(gaps)
     }
 
-    /// Of the numbers from `from` on, all before which have arrived or are lost: how many are missing, and how many have
-    /// arrived twice or behind a later one.
-    pub fn account(&self, from: u32) -> (u32, u32) {
+    /// Of the numbers from `from` on, all before which have arrived or are lost: which are missing, and how many have arrived
+    /// twice or behind a later one.
+    pub fn account(&self, from: u32) -> (Vec<Range<u32>>, u32) {
         let old = self.runs.iter().take_while(|run| run.0 + run.1 <= from);
         let mut runs = self.runs[old.count()..].to_vec();
         let late = runs
@@ -78,9 +78,11 @@ impl Arrivals {
             .filter(|pair| pair[1].0 < pair[0].0 + pair[0].1);
         let late: u32 = late.map(|pair| pair[1].1).sum();
         runs.sort_unstable();
-        let (mut end, mut missing) = (from, 0);
+        let (mut end, mut missing) = (from, Vec::new());
         for (first, count) in runs {
-            missing += first.saturating_sub(end);
+            if end < first {
+                missing.push(end..first);
+            }
             end = end.max(first + count);
         }
         (missing, late)
@@ -379,13 +381,18 @@ mod tests {
         assert!(arrivals([0, 1, 1, 2]).gaps(0).is_err());
         assert!(arrivals([0, 2, 1, 3]).gaps(0).is_err());
         assert_eq!(arrivals([3, 4]).end(), 5);
-        assert_eq!(arrivals((0..5).chain(9..12)).account(0), (4, 0));
-        assert_eq!(arrivals((0..5).chain(9..12)).account(6), (3, 0));
+        let account = |arrivals: Arrivals, from| {
+            let (missing, late) = arrivals.account(from);
+            let missing = missing.into_iter().map(|gap| (gap.start, gap.end));
+            (missing.collect::<Vec<_>>(), late)
+        };
+        assert_eq!(account(arrivals((0..5).chain(9..12)), 0), (vec![(5, 9)], 0));
+        assert_eq!(account(arrivals((0..5).chain(9..12)), 6), (vec![(6, 9)], 0));
         // 3 and 4 once more, and 7 behind 8.
         let odd = (0..5).chain(3..7).chain([8, 7, 10]);
-        assert_eq!(arrivals(odd.clone()).account(0), (1, 5));
+        assert_eq!(account(arrivals(odd.clone()), 0), (vec![(9, 10)], 5));
         // What was late before is not counted again.
-        assert_eq!(arrivals(odd).account(10), (0, 0));
+        assert_eq!(account(arrivals(odd), 10), (vec![], 0));
     }
 
     #[test]

@@ -83,35 +83,70 @@ pub fn count_calls<T>(
     result
 }
 
-/// How long each call of `function` by one of the threads `pids` took while `run` ran, in microseconds.
-/// Tracing is part of it.
-pub fn durations(
-    function: &str,
-    pids: &[u32],
-    run: impl FnOnce() -> Result<()>,
-) -> Result<Vec<f64>> {
-    prepare()?;
-    let set = |file: &str, value: &str| write(Path::new(TRACEFS).join(file), value);
-    set("current_tracer", "nop")?;
-    set("buffer_size_kb", "40000")?;
-    set("set_ftrace_filter", function)?;
-    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-    set("set_ftrace_pid", &pids.join(" "))?;
-    set("current_tracer", "function_graph")?;
-    set("tracing_on", "1")?;
-    let result = run();
-    set("tracing_on", "0")?;
-    let text = read(Path::new(TRACEFS).join("trace"))?;
-    set("current_tracer", "nop")?;
-    set("set_ftrace_filter", "")?;
-    set("set_ftrace_pid", "")?;
-    set("tracing_on", "1")?;
-    result?;
-    let calls = text.lines().filter_map(|line| {
-        let (time, _) = line.split_once(" us")?;
-        time.split_whitespace().last()?.parse().ok()
-    });
-    Ok(calls.collect())
+/// Takes the time of calls of one function of the kernel. Tracing is part of it.
+///
+/// Made once for all that is to be measured: the kernel patches itself for it, and one under TCG that does so while it is busy
+/// may stumble over its own breakpoint, `Oops: int3`.
+pub struct Stopwatch(());
+
+/// What of a call counts.
+#[derive(Clone, Copy)]
+pub enum Time {
+    All,
+    /// Without what it slept, or waited for a processor.
+    OnProcessor,
+}
+
+impl Stopwatch {
+    /// For calls by one of the threads `pids`, or by any.
+    pub fn of(function: &str, pids: &[u32], time: Time) -> Result<Self> {
+        prepare()?;
+        let this = Self(());
+        set("tracing_on", "0")?;
+        set("buffer_size_kb", "40000")?;
+        set("set_ftrace_filter", function)?;
+        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+        set("set_ftrace_pid", &pids.join(" "))?;
+        set("current_tracer", "function_graph")?;
+        let option = match time {
+            Time::All => "sleep-time",
+            Time::OnProcessor => "nosleep-time",
+        };
+        set("trace_options", option)?;
+        Ok(this)
+    }
+
+    /// How long each call took while `run` ran, in microseconds.
+    pub fn during(&self, run: impl FnOnce() -> Result<()>) -> Result<Vec<f64>> {
+        set("trace", "")?;
+        set("tracing_on", "1")?;
+        let result = run();
+        set("tracing_on", "0")?;
+        result?;
+        let text = read(Path::new(TRACEFS).join("trace"))?;
+        let calls = text.lines().filter_map(|line| {
+            let (time, _) = line.split_once(" us")?;
+            time.split_whitespace().last()?.parse().ok()
+        });
+        Ok(calls.collect())
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        for (file, value) in [
+            ("current_tracer", "nop"),
+            ("set_ftrace_filter", ""),
+            ("set_ftrace_pid", ""),
+            ("tracing_on", "1"),
+        ] {
+            let _ = set(file, value);
+        }
+    }
+}
+
+fn set(file: &str, value: &str) -> Result<()> {
+    write(Path::new(TRACEFS).join(file), value)
 }
 
 fn prepare() -> Result<()> {

@@ -63,6 +63,15 @@ impl Record {
         })
     }
 
+    /// Of a part whose rounds take long, and that is compared with nothing: a third of them.
+    fn begin_long(part: &'static str) -> Result<Self> {
+        let record = Self::begin(part)?;
+        Ok(Self {
+            rounds: record.rounds.div_ceil(3),
+            ..record
+        })
+    }
+
     fn note(&mut self, what: &str, unit: &str, subject: &str, value: f64) {
         self.figures.note(self.part, what, unit, subject, value);
     }

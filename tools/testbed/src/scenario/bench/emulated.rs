@@ -84,10 +84,21 @@ pub(super) fn note_idle(record: &mut Record, workers: &Workers) -> Result<()> {
 pub fn captures(bed: &Bed) -> Result<()> {
     let mut record = Record::begin("captures")?;
     let (mut guest, _) = guest(bed)?;
+    under_load(|| {
+        for number in 0..CAPTURES {
+            println!("@progress capture and release {}", number + 1);
+            capture_and_release(&mut record, &mut guest)?;
+        }
+        Ok(())
+    })?;
+    record.save()
+}
+
+/// Runs `f` while client and guest send to each other, in and out and small ones, as much as they can.
+pub(super) fn under_load(f: impl FnOnce() -> Result<()>) -> Result<()> {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let loads = scope.spawn(|| -> Result<()> {
-            // In and out, and small ones, as long as it takes.
             while !ended.load(Ordering::Relaxed) {
                 for load in [Load::TcpIn, Load::TcpOut, Load::SmallIn, Load::SmallOut] {
                     load::measure(GUEST_IP, load, super::LOAD_TIME)?;
@@ -95,17 +106,16 @@ pub fn captures(bed: &Bed) -> Result<()> {
             }
             Ok(())
         });
-        let result = (0..CAPTURES).try_for_each(|number| {
-            println!("@progress capture and release {}", number + 1);
-            ensure!(!loads.is_finished(), "the loads have ended before");
-            capture_and_release(&mut record, &mut guest)
-        });
+        let result = f();
+        // It was measured without them, then.
+        let early = loads.is_finished();
         ended.store(true, Ordering::Relaxed);
         let loads = loads.join().expect("the loads' thread panicked");
         result?;
-        loads
-    })?;
-    record.save()
+        loads?;
+        ensure!(!early, "the loads have ended before");
+        Ok(())
+    })
 }
 
 fn capture_and_release(record: &mut Record, guest: &mut L2) -> Result<()> {

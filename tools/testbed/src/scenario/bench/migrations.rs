@@ -2,6 +2,7 @@
 //! The ways to migrate a guest with a fast interface: an assigned VF of ours, virtio-net with vhost, and the failover pair,
 //! whose VF the guest gives up for the time. Each has a guest that goes to and fro; all are done as libvirt does it.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{bail, Context, Result};
 
 use super::{bind_both, join_network, ms, Record, Subject, FAILOVER, SEMIASSIGN, VHOST};
 use crate::clock::{self, wait_for, wait_looking_every};
+use crate::downtime;
 use crate::host;
 use crate::l2::{Options, L2};
 use crate::migration;
@@ -139,6 +141,9 @@ impl Contender {
         let after = settled(&probe, &mut self.guest)?;
         let (lost_in, again_in) = after.arrived.account(to_guest);
         let (lost_out, again_out) = probe.arrived().account(to_client);
+        let gap_in = longest(&probe, &lost_in)?;
+        let count =
+            |lost: &[Range<u32>]| lost.iter().map(ExactSizeIterator::len).sum::<usize>() as f64;
         probe.finish()?;
         let pings = pinger.finish()?;
         for (what, unit, value) in [
@@ -150,13 +155,18 @@ impl Contender {
                 "ms",
                 ms(pings.longest_gap.as_nanos() as u64),
             ),
-            ("lost to the guest", "datagrams", f64::from(lost_in)),
+            (
+                "longest time in which all that was sent to the guest was lost",
+                "ms",
+                ms(gap_in),
+            ),
+            ("lost to the guest", "datagrams", count(&lost_in)),
             (
                 "of these by the guest's own socket",
                 "datagrams",
                 f64::from(after.overflowed.saturating_sub(before.overflowed)),
             ),
-            ("lost from the guest", "datagrams", f64::from(lost_out)),
+            ("lost from the guest", "datagrams", count(&lost_out)),
             (
                 "doubled or late, to the guest",
                 "datagrams",
@@ -169,6 +179,9 @@ impl Contender {
             ),
         ] {
             record.note(what, unit, name, value);
+        }
+        for (phase, ms) in downtime::phases(&left, &self.guest)? {
+            record.note(&format!("QEMU's downtime: {phase}"), "ms", name, ms);
         }
         if name == SEMIASSIGN {
             record.note_phases(name, &left.vf, &self.guest.vf)?;
@@ -193,6 +206,16 @@ impl Contender {
             }
         })
     }
+}
+
+/// From the first that was lost until one that arrived, of those in one piece; in nanoseconds.
+fn longest(probe: &Probe, lost: &[Range<u32>]) -> Result<u64> {
+    let mut longest = 0;
+    for piece in lost {
+        let sent = probe.sent_between(&(piece.start..piece.end + 1))?;
+        longest = longest.max(sent.end - sent.start);
+    }
+    Ok(longest)
 }
 
 /// One that is down, as its guest is elsewhere.

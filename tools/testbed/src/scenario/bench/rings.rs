@@ -19,7 +19,7 @@ const LENGTHS: [(&str, u32); 3] = [
 const CAPTURES: u32 = 5;
 
 pub fn rings(bed: &Bed) -> Result<()> {
-    let mut record = Record::begin("rings")?;
+    let mut record = Record::begin_long("rings")?;
     let (mut guest, _) = guest(bed)?;
     for round in 0..record.rounds {
         for (subject, length) in in_turn(&LENGTHS, round).into_iter().copied() {

@@ -15,7 +15,7 @@ use crate::scenario::bed::{Bed, SOON};
 const NUMBERS: [usize; 4] = [1, 2, 4, 7];
 
 pub fn together(bed: &Bed) -> Result<()> {
-    let mut record = Record::begin("together")?;
+    let mut record = Record::begin_long("together")?;
     host::load_semiassign()?;
     let most = NUMBERS.iter().copied().max().unwrap_or_default();
     bed.host.create_vfs(most)?;
