@@ -39,6 +39,8 @@ pub(crate) enum Session {
 pub(crate) struct Saving {
     id: u64,
     encoder: Encoder,
+    /// Room for a section, which is encoded here first.
+    section: KVVec<u8>,
     /// Encoded; the first `read` bytes were taken by the user.
     out: KVVec<u8>,
     read: usize,
@@ -98,14 +100,12 @@ impl Saving {
         &mut self,
         encode: impl FnOnce(&mut Encoder, &mut [u8]) -> Result<usize, image::Full>,
     ) -> Result {
-        let start = self.out.len();
-        let room = image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES;
-        self.out.extend_with(room, 0, GFP_KERNEL_ACCOUNT)?;
-        let room = self.out.get_mut(start..).ok_or(EINVAL)?;
-        let written = encode(&mut self.encoder, room).map_err(|image::Full| ENOSPC);
-        self.out
-            .truncate(start + written.as_ref().copied().unwrap_or(0));
-        written.map(|_| ())
+        // Once it is encoded it must not be lost: the next one is sealed over it.
+        self.out.reserve(self.section.len(), GFP_KERNEL_ACCOUNT)?;
+        let written = encode(&mut self.encoder, &mut self.section).map_err(|image::Full| ENOSPC)?;
+        let section = self.section.get(..written).ok_or(EINVAL)?;
+        self.out.extend_from_slice(section, GFP_KERNEL_ACCOUNT)?;
+        Ok(())
     }
 }
 
@@ -144,6 +144,11 @@ impl Inner {
         let mut saving = Saving {
             id,
             encoder: Encoder::new(dev.data().get_ref().layout()),
+            section: KVVec::from_elem(
+                0,
+                image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES,
+                GFP_KERNEL_ACCOUNT,
+            )?,
             out: KVVec::new(),
             read: 0,
             initial: 0,

@@ -74,45 +74,66 @@ impl Tag {
     }
 }
 
-/// CRC-32 of IEEE 802.3, four bits at a time: sections are small and the table stays in one cache line.
+/// CRC-32 of IEEE 802.3, eight bytes at a time: the guest stands still while its frames are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Crc(u32);
 
-impl Crc {
-    const TABLE: [u32; 16] = [
-        0x0000_0000,
-        0x1db7_1064,
-        0x3b6e_20c8,
-        0x26d9_30ac,
-        0x76dc_4190,
-        0x6b6b_51f4,
-        0x4db2_6158,
-        0x5005_713c,
-        0xedb8_8320,
-        0xf00f_9344,
-        0xd6d6_a3e8,
-        0xcb61_b38c,
-        0x9b64_c2b0,
-        0x86d3_d2d4,
-        0xa00a_e278,
-        0xbdbd_f21c,
-    ];
+/// What a byte makes of the crc, as the last one, and with one to seven behind it.
+static CRC_TABLES: [[u32; 256]; 8] = crc_tables();
 
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "at compile time, where either would be an error"
+)]
+const fn crc_tables() -> [[u32; 256]; 8] {
+    let mut tables = [[0; 256]; 8];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = (crc >> 1) ^ if crc & 1 == 0 { 0 } else { 0xedb8_8320 };
+            bit += 1;
+        }
+        tables[0][byte] = crc;
+        byte += 1;
+    }
+    let mut behind = 1;
+    while behind < 8 {
+        let mut byte = 0;
+        while byte < 256 {
+            let crc = tables[behind - 1][byte];
+            tables[behind][byte] = (crc >> 8) ^ tables[0][(crc & 0xff) as usize];
+            byte += 1;
+        }
+        behind += 1;
+    }
+    tables
+}
+
+impl Crc {
     fn new() -> Self {
         Self(u32::MAX)
     }
 
     fn add(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.0 ^= u32::from(b);
-            for _ in 0..2 {
-                let row = Self::TABLE
-                    .get((self.0 & 0xf) as usize)
-                    .copied()
-                    .unwrap_or(0);
-                self.0 = (self.0 >> 4) ^ row;
-            }
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            let [c0, c1, c2, c3] = self.0.to_le_bytes();
+            let before = [c0, c1, c2, c3, 0, 0, 0, 0];
+            let bytes = chunk.iter().zip(before).map(|(byte, crc)| byte ^ crc);
+            let rows = CRC_TABLES.iter().rev().zip(bytes);
+            self.0 = rows.fold(0, |crc, (table, byte)| crc ^ Self::row(table, byte));
         }
+        for &byte in chunks.remainder() {
+            let [table, ..] = &CRC_TABLES;
+            self.0 = (self.0 >> 8) ^ Self::row(table, byte ^ self.0 as u8);
+        }
+    }
+
+    fn row(table: &[u32; 256], byte: u8) -> u32 {
+        table.get(usize::from(byte)).copied().unwrap_or(0)
     }
 
     fn value(self) -> u32 {

@@ -98,6 +98,18 @@ fn crc_is_that_of_ieee_802_3() {
 }
 
 #[test]
+fn crc_is_the_same_in_whatever_pieces() {
+    let bytes: Vec<u8> = (0..100u8).map(|n| n.wrapping_mul(151)).collect();
+    let mut whole = Crc::new();
+    whole.add(&bytes);
+    for size in 1..bytes.len() {
+        let mut pieces = Crc::new();
+        bytes.chunks(size).for_each(|piece| pieces.add(piece));
+        assert_eq!(pieces, whole, "pieces of {size}");
+    }
+}
+
+#[test]
 fn truncation_at_every_byte_is_incomplete() {
     let image = encode(&LAYOUT, &sections());
     for len in 0..image.len() {
