@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What QEMU's downtime was spent on, by what it traces at either end, each line with the time of day.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
 use crate::command;
 use crate::l2::L2;
@@ -30,8 +30,13 @@ pub fn phases(source: &L2, destination: &L2) -> Result<Vec<(&'static str, f64)>>
 
 fn of_traces(source: &str, destination: &str) -> Result<Vec<(&'static str, f64)>> {
     let at = |checkpoint: &str| {
-        let lines = source.lines().chain(destination.lines());
-        let line = lines.rev().find(|line| line.ends_with(checkpoint));
+        // The source may have been a destination before.
+        let trace = if checkpoint.starts_with("src-") {
+            source
+        } else {
+            destination
+        };
+        let line = trace.lines().rfind(|line| line.ends_with(checkpoint));
         line.and_then(time_of_day)
             .with_context(|| format!("QEMU has not traced {checkpoint}"))
     };
@@ -39,11 +44,13 @@ fn of_traces(source: &str, destination: &str) -> Result<Vec<(&'static str, f64)>
     let mut last = at(BEGIN)?;
     for (name, end) in PHASES {
         let now = at(end)?;
-        phases.push((name, (now - last).rem_euclid(DAY_MS)));
+        let ms = (now - last).rem_euclid(DAY_MS);
+        ensure!(ms < DAY_MS / 2.0, "QEMU has traced {end} too early");
+        phases.push((name, ms));
         last = now;
     }
-    phases.push(("interfaces are saved", interfaces(source, "_save ")));
-    phases.push(("interfaces are loaded", interfaces(destination, "_load ")));
+    phases.push(("interfaces are saved", interfaces(source, "_save ")?));
+    phases.push(("interfaces are loaded", interfaces(destination, "_load ")?));
     Ok(phases)
 }
 
@@ -56,13 +63,25 @@ fn time_of_day(line: &str) -> Option<f64> {
     Some(((hours * 60.0 + minutes) * 60.0 + seconds) * 1e3)
 }
 
-/// QEMU gives it in microseconds.
-fn interfaces(trace: &str, event: &str) -> f64 {
-    let lines = trace.lines().filter(|line| {
-        line.contains(event) && INTERFACES.iter().any(|interface| line.contains(interface))
+/// The time of all that an event tells of the interfaces, in milliseconds; QEMU gives it in microseconds.
+fn interfaces(trace: &str, event: &str) -> Result<f64> {
+    let mut lines = trace
+        .lines()
+        .filter(|line| {
+            line.contains(event) && INTERFACES.iter().any(|interface| line.contains(interface))
+        })
+        .peekable();
+    ensure!(
+        lines.peek().is_some(),
+        "QEMU has traced no{event}of an interface"
+    );
+    let ms = lines.map(|line| {
+        let us = line
+            .split_once("downtime=")
+            .map(|(_, us)| us.parse::<f64>());
+        Ok(us.with_context(|| format!("no time in {line:?}"))?? / 1e3)
     });
-    let us = lines.filter_map(|line| line.split_once("downtime=")?.1.parse::<f64>().ok());
-    us.sum::<f64>() / 1e3
+    ms.sum()
 }
 
 #[cfg(test)]
@@ -83,12 +102,22 @@ mod tests {
             2026-11-30T00:00:00.040000Z vmstate_downtime_load type=iterable idstr=0000:00:02.0/vfio instance_id=0 downtime=4000\n\
             2026-11-30T00:00:00.060000Z vmstate_downtime_checkpoint dst-precopy-loadvm-completed\n\
             2026-11-30T00:00:01.060000Z vmstate_downtime_checkpoint dst-precopy-bh-vm-started\n";
-        let phases = of_traces(source, destination).unwrap();
-        let rounded: Vec<i64> = phases
-            .iter()
-            .map(|(_, ms)| (ms * 10.0).round() as i64)
-            .collect();
-        assert_eq!(rounded, [500, 300, 500, 300, 10_000, 95, 40]);
+        let rounded = |source: &str| {
+            let phases = of_traces(source, destination).unwrap().into_iter();
+            phases
+                .map(|(_, ms)| (ms * 10.0).round() as i64)
+                .collect::<Vec<_>>()
+        };
+        let expected = [500, 300, 500, 300, 10_000, 95, 40];
+        assert_eq!(rounded(source), expected);
+        // It was a destination before.
+        let arrived = "\
+            2026-11-29T23:59:58.000000Z vmstate_downtime_load type=non-iterable idstr=0000:00:08.0/virtio-net instance_id=0 downtime=9\n\
+            2026-11-29T23:59:59.000000Z vmstate_downtime_checkpoint dst-precopy-loadvm-completed\n";
+        assert_eq!(rounded(&format!("{arrived}{source}")), expected);
         assert!(of_traces(source, "").is_err());
+        // No interface, and an end before its beginning.
+        assert!(of_traces(&source.replace("/vfio", ""), destination).is_err());
+        assert!(of_traces(source, &destination.replace("11-30T00", "11-29T23")).is_err());
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How often the kernel passes its trace points while something runs.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::mount::{mount, MsFlags};
 
 use crate::command::{read, write};
@@ -123,6 +124,7 @@ impl Stopwatch {
         let result = run();
         set("tracing_on", "0")?;
         result?;
+        require_whole()?;
         let text = read(Path::new(TRACEFS).join("trace"))?;
         let calls = text.lines().filter_map(|line| {
             let (time, _) = line.split_once(" us")?;
@@ -143,6 +145,22 @@ impl Drop for Stopwatch {
             let _ = set(file, value);
         }
     }
+}
+
+/// # Errors
+///
+/// There was more than the buffers hold.
+fn require_whole() -> Result<()> {
+    for processor in fs::read_dir(Path::new(TRACEFS).join("per_cpu"))? {
+        let stats = read(processor?.path().join("stats"))?;
+        let mut lost = stats.lines().filter(|line| {
+            let count = |what: &str| line.strip_prefix(what).map(str::trim);
+            let count = count("overrun:").or(count("dropped events:"));
+            count.is_some_and(|count| count != "0")
+        });
+        ensure!(lost.next().is_none(), "the trace has holes: {stats}");
+    }
+    Ok(())
 }
 
 fn set(file: &str, value: &str) -> Result<()> {

@@ -10,13 +10,14 @@ use plotters::prelude::*;
 use super::figures::{Row, Subject};
 use crate::command;
 
-const WIDTH: u32 = 900;
+/// Of what is drawn, in pixels.
+const WIDTH: u32 = 570;
 /// Of one line of a picture of ratios.
 const LINE: u32 = 26;
 /// Of one distribution.
 const PANEL: u32 = 200;
-/// Of what is to the left of them.
-const TITLES: u32 = 330;
+/// Of a letter of what is to the left of them.
+const LETTER: u32 = 6;
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0x22, 0x22, 0x22),
     RGBColor(0x1f, 0x77, 0xb4),
@@ -49,8 +50,10 @@ pub fn ratios(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    let height = LINE * (lines.len() as u32 + 4);
-    let backend = SVGBackend::new(file, (WIDTH, height)).into_drawing_area();
+    let letters = lines.iter().map(|(title, ..)| title.len() as u32).max();
+    let titles = LETTER * letters.unwrap_or_default();
+    let size = (WIDTH + titles, LINE * (lines.len() as u32 + 4));
+    let backend = SVGBackend::new(file, size).into_drawing_area();
     let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;
         let count = lines.len() as f64;
@@ -58,7 +61,7 @@ pub fn ratios(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
         let mut chart = ChartBuilder::on(area)
             .caption(title, ("sans-serif", 16))
             .margin(8)
-            .margin_left(TITLES)
+            .margin_left(titles)
             .x_label_area_size(24)
             .build_cartesian_2d((least * 0.95..most * 1.05).log_scale(), -0.5..count)?;
         chart
@@ -88,7 +91,7 @@ pub fn distributions(file: &Path, part: &str, rows: &[&Row]) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let size = (WIDTH, PANEL * rows.len() as u32);
+    let size = (3 * WIDTH / 2, PANEL * rows.len() as u32);
     let backend = SVGBackend::new(file, size).into_drawing_area();
     let draw = |area: &Area<'_>| -> Result<(), Box<dyn std::error::Error>> {
         area.fill(&WHITE)?;

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -84,9 +85,10 @@ pub(super) fn note_idle(record: &mut Record, workers: &Workers) -> Result<()> {
 pub fn captures(bed: &Bed) -> Result<()> {
     let mut record = Record::begin("captures")?;
     let (mut guest, _) = guest(bed)?;
-    under_load(|| {
+    under_load(|traffic| {
         for number in 0..CAPTURES {
             println!("@progress capture and release {}", number + 1);
+            traffic.require()?;
             capture_and_release(&mut record, &mut guest)?;
         }
         Ok(())
@@ -94,27 +96,36 @@ pub fn captures(bed: &Bed) -> Result<()> {
     record.save()
 }
 
-/// Runs `f` while client and guest send to each other, in and out and small ones, as much as they can.
-pub(super) fn under_load(f: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Client and guest that send to each other, in and out and small ones, as much as they can.
+pub(super) struct Traffic<'a>(ScopedJoinHandle<'a, Result<()>>);
+
+impl Traffic<'_> {
+    /// # Errors
+    ///
+    /// It has ended before it was told to.
+    pub(super) fn require(&self) -> Result<()> {
+        ensure!(!self.0.is_finished(), "the loads have ended before");
+        Ok(())
+    }
+}
+
+/// Runs `f` while there is traffic.
+pub(super) fn under_load(f: impl FnOnce(&Traffic<'_>) -> Result<()>) -> Result<()> {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let loads = scope.spawn(|| -> Result<()> {
+        let traffic = Traffic(scope.spawn(|| -> Result<()> {
             while !ended.load(Ordering::Relaxed) {
                 for load in [Load::TcpIn, Load::TcpOut, Load::SmallIn, Load::SmallOut] {
                     load::measure(GUEST_IP, load, super::LOAD_TIME)?;
                 }
             }
             Ok(())
-        });
-        let result = f();
-        // It was measured without them, then.
-        let early = loads.is_finished();
+        }));
+        let result = f(&traffic);
         ended.store(true, Ordering::Relaxed);
-        let loads = loads.join().expect("the loads' thread panicked");
-        result?;
-        loads?;
-        ensure!(!early, "the loads have ended before");
-        Ok(())
+        // What has ended it says more.
+        traffic.0.join().expect("the loads' thread panicked")?;
+        result
     })
 }
 

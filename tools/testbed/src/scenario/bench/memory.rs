@@ -30,7 +30,7 @@ pub fn memory(bed: &Bed) -> Result<()> {
     for (number, (subject, ram_mib)) in SIZES.into_iter().enumerate() {
         guests.push((subject, Guest::boot(bed, number, 0, ram_mib)?));
     }
-    // Nobody else calls it than who relays.
+    // Nobody else calls it than who relays. That it is patched in makes the migrations longer, those of either guest.
     let accesses = Stopwatch::of("vfio_dma_rw", &[], Time::All)?;
     for round in 0..record.rounds {
         for (subject, guest) in &mut guests {

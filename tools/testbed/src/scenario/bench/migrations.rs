@@ -141,7 +141,7 @@ impl Contender {
         let after = settled(&probe, &mut self.guest)?;
         let (lost_in, again_in) = after.arrived.account(to_guest);
         let (lost_out, again_out) = probe.arrived().account(to_client);
-        let gap_in = longest(&probe, &lost_in)?;
+        let gap_in = longest_loss(&probe, &lost_in)?;
         let count =
             |lost: &[Range<u32>]| lost.iter().map(ExactSizeIterator::len).sum::<usize>() as f64;
         probe.finish()?;
@@ -208,10 +208,11 @@ impl Contender {
     }
 }
 
-/// From the first that was lost until one that arrived, of those in one piece; in nanoseconds.
-fn longest(probe: &Probe, lost: &[Range<u32>]) -> Result<u64> {
+/// By the time at which they were sent, from the first that was lost to the next one that arrived, in nanoseconds.
+fn longest_loss(probe: &Probe, lost: &[Range<u32>]) -> Result<u64> {
     let mut longest = 0;
     for piece in lost {
+        // With the one behind it, which was sent and has arrived.
         let sent = probe.sent_between(&(piece.start..piece.end + 1))?;
         longest = longest.max(sent.end - sent.start);
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::emulated::{begin, cancel, frames, guest, note_idle, under_load, Workers};
 use super::{ms, Record, LOAD_TIME, SEMIASSIGN};
@@ -22,7 +22,7 @@ const SLEEP: [&str; 2] = ["schedule_hrtimeout_range_clock", "lapic_next_event"];
 const IDLE: Duration = Duration::from_secs(2);
 /// What QEMU asks for PRE_COPY by. It asks for other things too, none of which takes as long on a processor.
 const REQUEST: &str = "vfio_device_fops_unl_ioctl";
-const CAPTURES: usize = 30;
+const CAPTURES: u32 = 30;
 const LOADS: [(&str, Load); 3] = [
     ("TCP in", Load::TcpIn),
     ("64 bytes in", Load::SmallIn),
@@ -40,6 +40,7 @@ pub fn profile(bed: &Bed) -> Result<()> {
         note_relay(&mut record, &guest, &workers, name, load)?;
     }
     note_idle(&mut record, &workers)?;
+    record.save()?;
     for function in RELAY {
         println!("@progress profile: {function}");
         let watch = Stopwatch::of(function, &workers.pids, Time::All)?;
@@ -56,6 +57,7 @@ pub fn profile(bed: &Bed) -> Result<()> {
                 frames as f64,
             );
         }
+        record.save()?;
     }
     for function in SLEEP {
         println!("@progress profile: {function}");
@@ -96,26 +98,28 @@ fn note_relay(
     Ok(())
 }
 
-/// What captures take under load, with all of the request that each belongs to, and how much of that on a processor.
+/// What captures take under load, each with all of the request that it belongs to, and how much of that on a processor; soft
+/// interrupts that come meanwhile are part of either.
 fn note_requests(record: &mut Record, guest: &mut L2) -> Result<()> {
     println!("@progress profile: captures");
     let watch = Stopwatch::of(REQUEST, &[], Time::OnProcessor)?;
-    let mut requests = watch.during(|| {
-        under_load(|| {
-            for _ in 0..CAPTURES {
-                begin(guest)?;
-                cancel(guest)?;
-                let all = Status::read(&guest.vf)?.number("precopy_ns")?;
-                record.note("request for PRE_COPY under load", "ms", SEMIASSIGN, ms(all));
+    under_load(|traffic| {
+        for _ in 0..CAPTURES {
+            traffic.require()?;
+            let requests = watch.during(|| begin(guest))?;
+            cancel(guest)?;
+            let longest = requests.into_iter().reduce(f64::max);
+            let worked = longest.context("QEMU has asked for nothing")? / 1e3;
+            let all = ms(Status::read(&guest.vf)?.number("precopy_ns")?);
+            for (what, time) in [
+                ("request for PRE_COPY under load", all),
+                ("of that on a processor", worked),
+            ] {
+                record.note(what, "ms", SEMIASSIGN, time);
             }
-            Ok(())
-        })
-    })?;
-    requests.sort_unstable_by(f64::total_cmp);
-    for us in requests.into_iter().rev().take(CAPTURES) {
-        record.note("of that on a processor", "ms", SEMIASSIGN, us / 1e3);
-    }
-    Ok(())
+        }
+        Ok(())
+    })
 }
 
 /// `calls` are by `count` things.
