@@ -60,18 +60,18 @@ pub(crate) enum Motion {
 }
 
 impl Inner {
-    /// Why the VF cannot be captured, if so.
+    /// Why the VF cannot be captured, if so. Its registers can be reached afterwards, unless it is dead.
     pub(crate) fn refusal(&self, dev: &Device<Vf>) -> Option<&'static str> {
         let vf = dev.data().get_ref();
+        if !matches!(self.mode, Mode::Dead(_)) {
+            // Whatever the guest has done to its command register.
+            dev.decode_memory();
+        }
         let possible = match self.mode {
             Mode::Dead(_) => Err("the VF is dead until it is closed"),
             _ if vf.trapped_page_is_mapped() => Err("its control page was mapped by the user"),
             Mode::Emulated(_) => Ok(()),
-            Mode::Assigned => {
-                // Its registers are looked at, whatever the guest has done to its command register.
-                dev.decode_memory();
-                Private::check(dev)
-            }
+            Mode::Assigned => Private::check(dev),
         };
         let possible = possible.and_then(|()| match &self.mode {
             Mode::Emulated(e) => self.adapter.check_migratable(&mut RamPages(&e.pages)),

@@ -144,11 +144,7 @@ impl Inner {
         let mut saving = Saving {
             id,
             encoder: Encoder::new(dev.data().get_ref().layout()),
-            section: KVVec::from_elem(
-                0,
-                image::MAX_SECTION_BYTES + image::SECTION_OVERHEAD_BYTES,
-                GFP_KERNEL_ACCOUNT,
-            )?,
+            section: KVVec::from_elem(0, image::MAX_SECTION_BYTES, GFP_KERNEL_ACCOUNT)?,
             out: KVVec::new(),
             read: 0,
             initial: 0,
